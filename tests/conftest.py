@@ -1,0 +1,29 @@
+"""Test settings: 8 fake CPU devices, strict arithmetic, checked array shapes, parsed flags."""
+
+import os
+from pathlib import Path
+
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=8")
+os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(__file__).parents[1] / ".jax_cache"))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+
+import jax
+import pytest
+from absl import flags
+from jaxtyping import install_import_hook
+
+install_import_hook("cxv_jax", "beartype.beartype").install()
+flags.FLAGS.mark_as_parsed()  # Grain's workers refuse to start before flags are parsed.
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+SHARED = Path(__file__).parents[2] / "shared"
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The development folder with real data; absent in a stranger's clone."""
+    if not SHARED.is_dir():
+        pytest.skip(f"the development data folder {SHARED} is not here")
+    return SHARED
