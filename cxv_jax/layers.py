@@ -1,0 +1,271 @@
+"""The layers that more than one model is made of."""
+
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jaxtyping import Float
+
+from cxv_jax import attention
+
+AttentionFn = Callable[..., Array]
+
+# PyTorch's default: U(-a, a) with a = fan_in^(-1/2), for kernels and biases alike.
+kernel_init = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
+
+
+def bias_init(fan_in: int) -> nn.initializers.Initializer:
+    """PyTorch's default for biases: ``U(-a, a)``, ``a = fan_in^(-1/2)``."""
+
+    def init(rng: Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> Array:
+        return jax.random.uniform(rng, shape, dtype, -(fan_in**-0.5), fan_in**-0.5)
+
+    return init
+
+
+class Dense(nn.Module):
+    """``y = x W + b`` over the last axis, initialised as PyTorch's ``Linear``."""
+
+    features: int
+    use_bias: bool = True
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "*batch channels"]) -> Float[Array, "*batch features"]:
+        """Apply to ``[..., channels]``."""
+        layer = nn.Dense(
+            self.features,
+            self.use_bias,
+            dtype=self.dtype,
+            kernel_init=kernel_init,
+            bias_init=bias_init(x.shape[-1]),
+        )
+        nn.share_scope(self, layer)
+        return layer(x)
+
+
+class Conv(nn.Module):
+    """2-D cross-correlation with symmetric zero padding, initialised as PyTorch's ``Conv2d``."""
+
+    features: int
+    kernel_size: int = 3
+    stride: int = 1
+    padding: int | None = None  # None: kernel_size // 2.
+    groups: int = 1
+    use_bias: bool = True
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "batch height width channels"]
+    ) -> Float[Array, "batch out_height out_width features"]:
+        """Apply to ``[batch, height, width, channels]``."""
+        pad = self.kernel_size // 2 if self.padding is None else self.padding
+        layer = nn.Conv(
+            self.features,
+            (self.kernel_size, self.kernel_size),
+            (self.stride, self.stride),
+            padding=((pad, pad), (pad, pad)),
+            feature_group_count=self.groups,
+            use_bias=self.use_bias,
+            dtype=self.dtype,
+            kernel_init=kernel_init,
+            bias_init=bias_init(x.shape[-1] // self.groups * self.kernel_size**2),
+        )
+        nn.share_scope(self, layer)
+        return layer(x)
+
+
+@jax.custom_vjp
+def channel_norm(x: Array, scale: Array, bias: Array) -> Array:
+    """``(x - mu) / (sigma + 1e-5) * scale + bias`` over the last axis, in float32 inside.
+
+    The epsilon is outside the root, as in CXV's code (spec section 2). Where ``sigma`` is 0 the
+    gradient with respect to ``x`` is 0; the reference's is NaN there.
+
+    Args:
+      x: ``[..., channels]``.
+      scale: ``[channels]``.
+      bias: ``[channels]``.
+
+    Returns:
+      ``[..., channels]`` in the type of ``x``.
+    """
+    return _channel_norm_forward(x, scale, bias)[0]
+
+
+def _last_axis(vector: Array, x: Array) -> Array:
+    return vector.reshape((1,) * (x.ndim - 1) + vector.shape)
+
+
+def _standardise(x: Array) -> tuple[Array, Array, Array]:
+    """Centred values, sigma, and 1 / (sigma + epsilon), all float32."""
+    x = x.astype(jnp.float32)
+    centred = x - x.mean(-1, keepdims=True)
+    sigma = jnp.sqrt(jnp.mean(centred * centred, -1, keepdims=True))
+    return centred, sigma, 1 / (sigma + 1e-5)
+
+
+def _channel_norm_forward(x: Array, scale: Array, bias: Array) -> tuple[Array, Any]:
+    centred, _, inverse = _standardise(x)
+    out = centred * inverse * _last_axis(scale, x) + _last_axis(bias, x)
+    return out.astype(x.dtype), (x, scale)
+
+
+def _channel_norm_backward(saved: Any, gradient: Array) -> tuple[Array, Array, Array]:
+    x, scale = saved
+    centred, sigma, inverse = _standardise(x)
+    gradient = gradient.astype(jnp.float32)
+    normed = centred * inverse
+    leading = tuple(range(x.ndim - 1))
+    d_scale, d_bias = (gradient * normed).sum(leading), gradient.sum(leading)
+    gradient = gradient * _last_axis(scale, x)
+    along = jnp.mean(gradient * normed, -1, keepdims=True)
+    positive = sigma > 0
+    per_sigma = jnp.where(positive, 1 / jnp.where(positive, sigma, 1), 0)
+    dx = (gradient - gradient.mean(-1, keepdims=True) - along * centred * per_sigma) * inverse
+    return jnp.where(positive, dx, 0).astype(x.dtype), d_scale, d_bias
+
+
+channel_norm.defvjp(_channel_norm_forward, _channel_norm_backward)
+
+
+class ChannelNorm(nn.Module):
+    """CXV's normalisation of every pixel over its channels; see :func:`channel_norm`."""
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "*batch channels"]) -> Float[Array, "*batch channels"]:
+        """Apply to ``[..., channels]``."""
+        scale = self.param("scale", nn.initializers.ones, x.shape[-1:])
+        bias = self.param("bias", nn.initializers.zeros, x.shape[-1:])
+        return channel_norm(x, scale, bias)
+
+
+def gelu(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+    """Exact GELU, ``x (1 + erf(x / sqrt 2)) / 2``: as jax's, through the faster erf, not erfc."""
+    return 0.5 * x * (1 + jax.lax.erf(x * (0.5**0.5)))
+
+
+class Dropout(nn.Module):
+    """Zero each element with probability ``rate``, scale the others by ``1 / (1 - rate)``.
+
+    Draws 16 random bits an element, not a float: ``rate`` is rounded to a multiple of 2^-16.
+    """
+
+    rate: float
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "*shape"], *, train: bool) -> Float[Array, "*shape"]:
+        """Apply where ``train``, with the ``dropout`` random stream."""
+        if not train or self.rate == 0:
+            return x
+        bits = jax.random.bits(self.make_rng("dropout"), x.shape, jnp.uint16)
+        keep = bits >= jnp.uint16(min(round(self.rate * 2**16), 2**16 - 1))
+        return jnp.where(keep, x / (1 - self.rate), 0).astype(x.dtype)
+
+
+class Performer(nn.Module):
+    """:func:`attention.performer_attention` with its projection kept in ``constants``."""
+
+    num_features: int | None = None
+    stabilizer: str = "example"
+
+    @nn.compact
+    def __call__(self, query: Array, key: Array, value: Array) -> Array:
+        """Attend on ``[..., length, heads, head_dim]``."""
+        head_dim = query.shape[-1]
+        features = self.num_features or attention.default_num_features(head_dim)
+        projection = self.variable(
+            "constants",
+            "projection",
+            lambda: attention.random_projection(self.make_rng("params"), features, head_dim),
+        )
+        return attention.performer_attention(
+            query, key, value, projection=projection.value, stabilizer=self.stabilizer
+        )
+
+
+class Nystrom(nn.Module):
+    """:func:`attention.nystrom_attention` plus a depthwise convolution of the values."""
+
+    num_landmarks: int = 64
+    pinv_iterations: int = 6
+    residual_kernel: int = 33
+    stabilizer: str = "example"
+
+    @nn.compact
+    def __call__(self, query: Array, key: Array, value: Array) -> Array:
+        """Attend on ``[..., length, heads, head_dim]``."""
+        out = attention.nystrom_attention(
+            query,
+            key,
+            value,
+            num_landmarks=self.num_landmarks,
+            pinv_iterations=self.pinv_iterations,
+            stabilizer=self.stabilizer,
+        )
+        # variance_scaling would count the heads into the fan-in: each head has its own kernel.
+        taps, bound = self.residual_kernel, bias_init(self.residual_kernel)
+        kernel = self.param("residual", bound, (taps, value.shape[-2]))
+        return out + attention.token_convolution(value, kernel)
+
+
+class MultiHeadAttention(nn.Module):
+    """Project to query, key and value, attend, join the heads, project back.
+
+    ``out = concat_h(attend(q_h, k_h, v_h)) W_out + b_out``. Works on tokens ``[batch, length,
+    channels]`` and on maps ``[batch, height, width, channels]`` (tokens in raster order). The inner
+    width ``num_heads * head_dim`` does not depend on the channels. Query, key and value come from
+    one fused product ``qkv``, ordered (query, key, value), each head-major.
+
+    Attributes:
+      attend: a function or a Flax module, ``(query, key, value) -> out`` on
+        ``[batch, length, heads, head_dim]``.
+      kernel_size: 1 for a dense projection, larger for a convolution (maps only).
+    """
+
+    num_heads: int
+    head_dim: int
+    attend: AttentionFn
+    kernel_size: int = 1
+    qkv_bias: bool = True
+    dropout: float = 0.0
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "batch *length channels"], *, train: bool
+    ) -> Float[Array, "batch *length channels"]:
+        """Apply to tokens or a map."""
+        inner, lead = self.num_heads * self.head_dim, x.shape[:-1]
+        qkv = self._projection(3 * inner, self.qkv_bias, "qkv")(x)
+        qkv = qkv.reshape(lead[0], -1, 3, self.num_heads, self.head_dim)
+        out = self.attend(*(qkv[:, :, i] for i in range(3)))  # [batch, length, heads, head_dim]
+        out = self._projection(x.shape[-1], True, "out")(out.reshape(*lead, inner))
+        return Dropout(self.dropout)(out, train=train)
+
+    def _projection(self, features: int, use_bias: bool, name: str) -> nn.Module:
+        if self.kernel_size == 1:
+            return Dense(features, use_bias, dtype=self.dtype, name=name)
+        return Conv(features, self.kernel_size, use_bias=use_bias, dtype=self.dtype, name=name)
+
+
+class Mlp(nn.Module):
+    """``W2 gelu(W1 x + b1) + b2`` over the last axis, with dropout after each product."""
+
+    hidden: int
+    dropout: float = 0.0
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "*batch channels"], *, train: bool
+    ) -> Float[Array, "*batch channels"]:
+        """Apply to ``[..., channels]``."""
+        h = gelu(Dense(self.hidden, dtype=self.dtype, name="fc1")(x))
+        h = Dropout(self.dropout)(h, train=train)
+        h = Dense(x.shape[-1], dtype=self.dtype, name="fc2")(h)
+        return Dropout(self.dropout)(h, train=train)

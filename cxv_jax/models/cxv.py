@@ -1,0 +1,120 @@
+"""Convolutional X-formers (arXiv 2201.10271): one trunk; CPV, CNV and CLTV differ in the mixer."""
+
+from typing import Any, Literal
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jax import Array
+from jaxtyping import Float
+
+from cxv_jax.attention import linear_attention
+from cxv_jax.errors import InputError
+from cxv_jax.layers import ChannelNorm, Conv, Dense, Mlp, MultiHeadAttention, Nystrom, Performer
+
+
+class CXV(nn.Module):
+    """Convolutional X-former: convolutions and linear attention, stacked.
+
+    ``x = conv(conv(image))``; each block ``x = norm(conv(x)); x = attend(x) + x;
+    x = mlp(x) + x``; ``logits = mean_pixels(x) W + b``. The residual is the normalised tensor;
+    there is no class token, no position embedding and no final norm, so the same weights run at
+    any height and width. Cost: linear in the number of pixels.
+
+    Source: the authors' code (spec section 2). Differences: query, key and value come from one
+    fused product; ``stabilizer="example"`` keeps the images of a batch independent.
+
+    Attributes:
+      mixer: ``"performer"`` (CPV), ``"nystrom"`` (CNV) or ``"linear"`` (CLTV).
+      num_classes: width of the head.
+      embed_dim: channels of every block; the stem has a quarter, then half of it.
+      embed_kernel: kernel of the convolution that opens each block.
+      embed_stride: its stride, in **every** block.
+      depth: number of blocks.
+      num_heads: attention heads.
+      head_dim: width of a head, independent of ``embed_dim``.
+      mlp_ratio: hidden width of the MLP over ``embed_dim``.
+      dropout: rate in the MLP and (CNV) after attention; CPV's after attention is always 0.5.
+      num_features: random features (CPV); None: ``int(head_dim ln head_dim)``.
+      num_landmarks: landmarks (CNV).
+      pinv_iterations: pseudo-inverse steps (CNV).
+      residual_kernel: taps of the values' depthwise convolution (CNV).
+      stabilizer: ``"example"``, or ``"batch"`` as in the reference.
+      dtype: type of products and convolutions; statistics, softmax and logits stay float32.
+    """
+
+    mixer: Literal["performer", "nystrom", "linear"]
+    num_classes: int = 10
+    embed_dim: int = 128
+    embed_kernel: int = 3
+    embed_stride: int = 1
+    depth: int = 5
+    num_heads: int = 4
+    head_dim: int = 32
+    mlp_ratio: float = 2
+    dropout: float = 0.5
+    num_features: int | None = None
+    num_landmarks: int = 64
+    pinv_iterations: int = 6
+    residual_kernel: int = 33
+    stabilizer: Literal["example", "batch"] = "example"
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self, images: Float[Array, "batch height width channels"], *, train: bool = False
+    ) -> Float[Array, "batch classes"]:
+        """Classify ``[batch, height, width, channels]`` images; float32 logits.
+
+        Raises:
+          InputError: (a ``ValueError``) for an empty or too small image.
+        """
+        _check_size(images, max(3, self.embed_stride**self.depth))
+        x = images.astype(self.dtype)
+        x = Conv(self.embed_dim // 2 // 2, dtype=self.dtype, name="stem_0")(x)
+        x = Conv(self.embed_dim // 2, dtype=self.dtype, name="stem_1")(x)
+        for i in range(self.depth):
+            x = Conv(
+                self.embed_dim,
+                self.embed_kernel,
+                self.embed_stride,
+                dtype=self.dtype,
+                name=f"embed_{i}",
+            )(x)
+            x = ChannelNorm(name=f"norm_{i}")(x)
+            x = self._mixer(f"attention_{i}")(x, train=train) + x
+            hidden = int(self.mlp_ratio * self.embed_dim)
+            x = Mlp(hidden, self.dropout, self.dtype, name=f"mlp_{i}")(x, train=train) + x
+        pooled = x.astype(jnp.float32).mean((1, 2))
+        return Dense(self.num_classes, name="head")(pooled)
+
+    def _mixer(self, name: str) -> MultiHeadAttention:
+        """What makes the three models different."""
+        heads: dict[str, Any] = dict(
+            num_heads=self.num_heads, head_dim=self.head_dim, dtype=self.dtype, name=name
+        )
+        if self.mixer == "performer":
+            attend = Performer(self.num_features, self.stabilizer, parent=None)
+            return MultiHeadAttention(attend=attend, dropout=0.5, **heads)
+        if self.mixer == "nystrom":
+            nystrom = Nystrom(
+                self.num_landmarks,
+                self.pinv_iterations,
+                self.residual_kernel,
+                self.stabilizer,
+                parent=None,
+            )
+            return MultiHeadAttention(attend=nystrom, qkv_bias=False, dropout=self.dropout, **heads)
+        return MultiHeadAttention(attend=linear_attention, kernel_size=3, **heads)
+
+
+def _check_size(images: Array, smallest: int) -> None:
+    if images.ndim != 4 or 0 in images.shape:
+        raise InputError(
+            "expected non-empty images [batch, height, width, channels], got shape "
+            f"{images.shape}"
+        )
+    if min(images.shape[1:3]) < smallest:
+        raise InputError(
+            f"images of {images.shape[1]}x{images.shape[2]} pixels are too small for this model: "
+            f"each side needs at least {smallest} pixels; resize them or lower embed_stride"
+        )

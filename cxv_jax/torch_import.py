@@ -1,0 +1,226 @@
+"""PyTorch state dicts to Flax variables, with every key accounted for; needs no torch itself."""
+
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import flax.traverse_util
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from cxv_jax.errors import InputError
+
+
+class Rule(NamedTuple):
+    """Which PyTorch keys a Flax leaf is made of.
+
+    ``path`` is a regular expression for the whole Flax path, ``keys`` are templates for
+    ``Match.expand``; several keys are joined on the output axis.
+    """
+
+    path: str
+    keys: tuple[str, ...]
+
+
+def from_torch(model: nn.Module, state_dict: Mapping[str, Any]) -> dict[str, Any]:
+    """Turn a PyTorch ``state_dict`` of the published code into variables of ``model``.
+
+    Layouts: convolution ``(out, in, y, x) -> (y, x, in, out)``, linear ``(out, in) -> (in, out)``;
+    query, key and value are joined into the fused ``qkv``. The key names are those of
+    ``spec/cxv.md`` section 8 and ``spec/baselines.md``.
+
+    Args:
+      model: a module from ``cxv_jax.models.create`` with the sizes of the weights.
+      state_dict: any mapping of names to arrays (NumPy arrays, or what ``np.asarray`` takes).
+
+    Returns:
+      Variables (``params``, and ``batch_stats`` or ``constants`` where the model has them) of
+      float32 JAX arrays.
+
+    Raises:
+      InputError: (a ``ValueError``) that names every missing, leftover and misshapen key.
+    """
+    leaves = flax.traverse_util.flatten_dict(_shapes(model), sep="/")
+    rules = RULES[type(model).__name__](model)
+    sources = {path: _keys_of(path, rules) for path in leaves}
+    expected = {key for keys in sources.values() for key in keys}
+    problems = {
+        "missing": sorted(expected - set(state_dict)),
+        "leftover": sorted(k for k in set(state_dict) - expected if not _is_bookkeeping(k)),
+        "misshapen": [],
+    }
+    variables: dict[str, Any] = {}
+    for path, keys in sources.items():
+        if not set(keys) <= set(state_dict):
+            continue
+        shape = leaves[path].shape
+        parts = [_to_flax(np.asarray(state_dict[key]), path, len(shape)) for key in keys]
+        if _joined_shape(parts) == shape:
+            variables[path] = jnp.asarray(np.concatenate(parts, -1), jnp.float32)
+        else:
+            found = ", ".join(f"{k} {np.shape(state_dict[k])}" for k in keys)
+            problems["misshapen"].append(f"{found} (for {path} {shape})")
+    if any(problems.values()):
+        listed = "; ".join(
+            f"{kind}: {', '.join(names)}" for kind, names in problems.items() if names
+        )
+        raise InputError(f"the weights do not fit the model: {listed}")
+    return flax.traverse_util.unflatten_dict(variables, sep="/")
+
+
+def load_state_dict(path: str | Path) -> dict[str, np.ndarray]:
+    """Read ``.npz``, ``.safetensors`` or ``.pt``/``.pth`` weights as NumPy arrays.
+
+    ``.pt``/``.pth`` need torch and are read with ``weights_only=True``: no code in them runs.
+
+    Raises:
+      InputError: for a missing or unreadable file, an unknown ending, or torch not installed.
+    """
+    path = Path(path)
+    if path.suffix not in READERS:
+        raise InputError(f"{path}: unknown ending, expected one of {', '.join(READERS)}")
+    if not path.is_file():
+        raise InputError(f"{path}: no such file")
+    try:
+        return READERS[path.suffix](path)
+    except InputError:
+        raise
+    except Exception as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise InputError(f"{path}: not a readable {path.suffix} file ({reason})") from error
+
+
+def cxv_sizes(state_dict: Mapping[str, Any]) -> dict[str, Any]:
+    """Read the sizes of a CPV, CNV or CLTV (as overrides of ``create``) off its weights.
+
+    The stride of the embedding leaves no trace in the weights: it stays at its default.
+
+    Raises:
+      InputError: if the keys are not those of a CXV model.
+    """
+    try:
+        embed, attend = state_dict["layers.0.0.weight"], "layers.0.2.layers.0.0."
+        hidden = state_dict["layers.0.2.layers.0.1.net.0.weight"].shape[0]
+        out = state_dict.get(attend + "to_out.weight", state_dict.get(attend + "to_out.0.weight"))
+        sizes = {
+            "num_classes": state_dict["head.2.weight"].shape[0],
+            "embed_dim": embed.shape[0],
+            "embed_kernel": embed.shape[-1],
+            "depth": 1 + max(int(k.split(".")[1]) for k in state_dict if k.startswith("layers.")),
+            "mlp_ratio": hidden / embed.shape[0],
+        }
+        inner, head_dim = out.shape[1], 32  # The published head width; CPV's projection tells it.
+        if attend + "fast_attention.projection_matrix" in state_dict:
+            features = state_dict[attend + "fast_attention.projection_matrix"].shape
+            sizes["num_features"], head_dim = features
+        if attend + "res_conv.weight" in state_dict:
+            heads, _, sizes["residual_kernel"], _ = state_dict[attend + "res_conv.weight"].shape
+            head_dim = inner // heads
+    except (KeyError, AttributeError, IndexError, ValueError) as error:
+        raise InputError(
+            f"these are not the weights of cpv, cnv or cltv: no usable {error}"
+        ) from error
+    return {**sizes, "num_heads": inner // head_dim, "head_dim": head_dim}
+
+
+def _shapes(model: nn.Module) -> Any:
+    stride = getattr(model, "embed_stride", 1)
+    stride = stride if isinstance(stride, int) else 1
+    size = getattr(model, "image_size", max(32, stride ** getattr(model, "depth", 1)))
+    image = jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32)
+    return jax.eval_shape(model.init, jax.random.key(0), image)
+
+
+def _keys_of(path: str, rules: tuple[Rule, ...]) -> tuple[str, ...]:
+    for rule in rules:
+        if match := re.fullmatch(rule.path, path):
+            return tuple(_torch_leaf(match.expand(key), path) for key in rule.keys)
+    raise AssertionError(f"no rule names the PyTorch key of {path}")
+
+
+def _torch_leaf(key: str, path: str) -> str:
+    """A template that ends in a dot gets PyTorch's name of this kind of leaf."""
+    names = {"kernel": "weight", "scale": "weight", "mean": "running_mean", "var": "running_var"}
+    leaf = path.rsplit("/", 1)[1]
+    return key + names.get(leaf, leaf) if key.endswith(".") else key
+
+
+def _to_flax(array: np.ndarray, path: str, ndim: int) -> np.ndarray:
+    if path.endswith("/projection"):
+        return array
+    if path.endswith("/residual"):
+        return array.reshape(array.shape[0], -1).T  # (heads, 1, taps, 1) -> (taps, heads)
+    if path.endswith("/kernel") and ndim == 4 == array.ndim:
+        return array.transpose(2, 3, 1, 0)
+    if path.endswith("/kernel") and array.ndim >= 2 and array.size == np.prod(array.shape[:2]):
+        return array.reshape(array.shape[:2]).T  # Linear, or a 1x1 convolution.
+    return array.reshape(-1) if ndim == 1 and array.size == max(array.shape, default=1) else array
+
+
+def _joined_shape(parts: list[np.ndarray]) -> tuple[int, ...] | None:
+    if len({part.shape[:-1] for part in parts}) != 1 or parts[0].ndim == 0:
+        return None
+    return (*parts[0].shape[:-1], sum(part.shape[-1] for part in parts))
+
+
+def _is_bookkeeping(key: str) -> bool:
+    """BatchNorm's step counter: PyTorch saves it, nothing reads it."""
+    return key.endswith(".num_batches_tracked")
+
+
+def _cxv_rules(model: Any) -> tuple[Rule, ...]:
+    attend = r"layers.\1.2.layers.0.0."
+    mlp = r"layers.\1.2.layers.0.1.net."
+    fused = model.mixer == "nystrom"
+    qkv = ("to_qkv.",) if fused else ("to_q.", "to_k.", "to_v.")
+    return (
+        Rule(r"params/stem_(\d)/\w+", (r"conv.\1.",)),
+        Rule(r"params/embed_(\d+)/\w+", (r"layers.\1.0.",)),
+        Rule(r"params/norm_(\d+)/scale", (r"layers.\1.1.g",)),
+        Rule(r"params/norm_(\d+)/bias", (r"layers.\1.1.b",)),
+        Rule(r"params/attention_(\d+)/qkv/\w+", tuple(attend + key for key in qkv)),
+        Rule(r"params/attention_(\d+)/out/\w+", (attend + ("to_out.0." if fused else "to_out."),)),
+        Rule(r"params/attention_(\d+)/attend/residual", (attend + "res_conv.weight",)),
+        Rule(
+            r"constants/attention_(\d+)/attend/projection",
+            (attend + "fast_attention.projection_matrix",),
+        ),
+        Rule(r"params/mlp_(\d+)/fc1/\w+", (mlp + "0.",)),
+        Rule(r"params/mlp_(\d+)/fc2/\w+", (mlp + "3.",)),
+        Rule(r"params/head/\w+", ("head.2.",)),
+    )
+
+
+def _read_npz(path: Path) -> dict[str, np.ndarray]:
+    with np.load(path, allow_pickle=False) as file:
+        return {key: file[key] for key in file.files}
+
+
+def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
+    from safetensors.numpy import load_file
+
+    return load_file(path)
+
+
+def _read_torch(path: Path) -> dict[str, np.ndarray]:
+    try:
+        import torch
+    except ImportError:
+        raise InputError(f"{path}: reading .pt/.pth needs torch: pip install torch") from None
+    loaded = torch.load(path, map_location="cpu", weights_only=True)
+    loaded = loaded.get("state_dict", loaded)
+    return {key: value.float().numpy() for key, value in loaded.items()}
+
+
+# One entry a family: the class's name, and its rules for this instance.
+RULES: dict[str, Callable[[Any], tuple[Rule, ...]]] = {"CXV": _cxv_rules}
+
+READERS: dict[str, Callable[[Path], dict[str, np.ndarray]]] = {
+    ".npz": _read_npz,
+    ".safetensors": _read_safetensors,
+    ".pt": _read_torch,
+    ".pth": _read_torch,
+}
