@@ -1,0 +1,1 @@
+"""Command lines: flags and printing only; the work is done in ``cxv_jax``."""

@@ -1,0 +1,102 @@
+"""What every command shares: flag parsing, one-line errors, clean interruption, the XLA cache."""
+
+import difflib
+import os
+import signal
+import sys
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from absl import flags
+
+
+def run(main: Callable[[list[str]], int | None]) -> None:
+    """Parse the flags, call ``main(positional arguments)``, exit with its code.
+
+    A person's mistake (a flag, a config field, an ``InputError``) ends with one line on stderr
+    and exit code 2; SIGINT and SIGTERM end with one line and 128 + signal (130, 143).
+    """
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _stop)
+    if any(arg in ("--help", "-h", "--helpfull") for arg in sys.argv[1:]):
+        sys.exit(_help(main))
+    arguments = parse(sys.argv)
+    _use_compilation_cache()
+    from cxv_jax.errors import InputError  # After the flags: --help must not wait for JAX.
+
+    try:
+        code = main(arguments)
+    except InputError as error:
+        fail(str(error))
+    sys.exit(code or 0)
+
+
+def parse(argv: list[str]) -> list[str]:
+    """Parse ``argv`` into ``flags.FLAGS``; return the positional arguments or exit with code 2."""
+    try:
+        with warnings.catch_warnings():
+            # ml_collections loads config files through a deprecated importlib call.
+            warnings.filterwarnings("ignore", message=".*load_module", category=DeprecationWarning)
+            return flags.FLAGS(argv)[1:]
+    except AttributeError as error:
+        fail(_unknown_field(argv) or _one_line(error))
+    except Exception as error:  # Config files are Python: anything can go wrong in them.
+        fail(_one_line(error))
+
+
+def fail(message: str) -> Any:
+    """Print one line on stderr and exit with code 2."""
+    print(f"error: {message}", file=sys.stderr)
+    sys.exit(2)
+
+
+def _stop(number: int, frame: FrameType | None) -> None:
+    print("\ninterrupted before anything was written", file=sys.stderr)
+    sys.exit(128 + number)
+
+
+def _one_line(error: Exception) -> str:
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text.removeprefix("Configuration is not available because of an earlier failure to load: ")
+
+
+def _unknown_field(argv: list[str]) -> str:
+    """Which ``--config.a.b`` names no field, and the nearest one that exists."""
+    config = flags.FLAGS["config"].value if "config" in flags.FLAGS else None
+    if config is None:
+        return ""
+    fields = list(field_names(config.to_dict()))
+    for arg in argv[1:]:
+        name = arg.lstrip("-").split("=")[0]
+        if name.startswith("config.") and name.removeprefix("config.") not in fields:
+            name = name.removeprefix("config.")
+            close = difflib.get_close_matches(name, fields, 1, cutoff=0.0)
+            return f"unknown config field {name!r}; the nearest valid one is {close[0]!r}"
+    return ""
+
+
+def field_names(config: dict[str, Any], prefix: str = "") -> Iterator[str]:
+    """Every dotted path in a nested dict, inner nodes too."""
+    for key, value in config.items():
+        yield prefix + key
+        if isinstance(value, dict):
+            yield from field_names(value, f"{prefix}{key}.")
+
+
+def _help(main: Callable[..., Any]) -> int:
+    module = sys.modules[main.__module__]
+    print((module.__doc__ or "").strip() + "\n\nFlags:")
+    for flag in flags.FLAGS.get_key_flags_for_module(sys.argv[0]):
+        default = "" if flag.default in (None, "") else f" (default: {flag.default})"
+        print(f"  --{flag.name}: {flag.help}{default}")
+    return 0
+
+
+def _use_compilation_cache() -> None:
+    """Compiled programs outlive the process, unless the user chose a place (or none) himself."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "cxv_jax" / "xla"
+    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache))
+    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
