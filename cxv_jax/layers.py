@@ -1,6 +1,7 @@
 """The layers that more than one model is made of."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import flax.linen as nn
@@ -12,6 +13,10 @@ from jaxtyping import Float
 from cxv_jax import attention
 
 AttentionFn = Callable[..., Array]
+
+# PyTorch's settings. The running variance is the batch's own, PyTorch's is n / (n - 1) times it.
+LayerNorm = partial(nn.LayerNorm, epsilon=1e-5, use_fast_variance=False)
+BatchNorm = partial(nn.BatchNorm, momentum=0.9, epsilon=1e-5)
 
 # PyTorch's default: U(-a, a) with a = fan_in^(-1/2), for kernels and biases alike.
 kernel_init = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
@@ -27,21 +32,24 @@ def bias_init(fan_in: int) -> nn.initializers.Initializer:
 
 
 class Dense(nn.Module):
-    """``y = x W + b`` over the last axis, initialised as PyTorch's ``Linear``."""
+    """``y = x W + b`` over the last axis, initialised as PyTorch's ``Linear``.
+
+    With ``init_std`` the kernel is drawn from ``N(0, init_std^2)`` and the bias is 0.
+    """
 
     features: int
     use_bias: bool = True
     dtype: Any = jnp.float32
+    init_std: float | None = None
 
     @nn.compact
     def __call__(self, x: Float[Array, "*batch channels"]) -> Float[Array, "*batch features"]:
         """Apply to ``[..., channels]``."""
+        kernel, bias = kernel_init, bias_init(x.shape[-1])
+        if self.init_std is not None:
+            kernel, bias = nn.initializers.normal(self.init_std), nn.initializers.zeros
         layer = nn.Dense(
-            self.features,
-            self.use_bias,
-            dtype=self.dtype,
-            kernel_init=kernel_init,
-            bias_init=bias_init(x.shape[-1]),
+            self.features, self.use_bias, dtype=self.dtype, kernel_init=kernel, bias_init=bias
         )
         nn.share_scope(self, layer)
         return layer(x)
@@ -57,6 +65,7 @@ class Conv(nn.Module):
     groups: int = 1
     use_bias: bool = True
     dtype: Any = jnp.float32
+    kernel_init: nn.initializers.Initializer = kernel_init
 
     @nn.compact
     def __call__(
@@ -72,7 +81,7 @@ class Conv(nn.Module):
             feature_group_count=self.groups,
             use_bias=self.use_bias,
             dtype=self.dtype,
-            kernel_init=kernel_init,
+            kernel_init=self.kernel_init,
             bias_init=bias_init(x.shape[-1] // self.groups * self.kernel_size**2),
         )
         nn.share_scope(self, layer)
@@ -167,6 +176,26 @@ class Dropout(nn.Module):
         return jnp.where(keep, x / (1 - self.rate), 0).astype(x.dtype)
 
 
+class DropPath(nn.Module):
+    """Zero a whole example with probability ``rate``, scale the others by ``1 / (1 - rate)``.
+
+    Stochastic depth (Huang et al. 2016, arXiv 1603.09382) for the branch of a residual block.
+    """
+
+    rate: float
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "batch *rest"], *, train: bool
+    ) -> Float[Array, "batch *rest"]:
+        """Apply where ``train``, with the ``dropout`` random stream."""
+        if not train or self.rate == 0:
+            return x
+        shape = (x.shape[0],) + (1,) * (x.ndim - 1)
+        keep = jax.random.bernoulli(self.make_rng("dropout"), 1 - self.rate, shape)
+        return jnp.where(keep, x / (1 - self.rate), 0).astype(x.dtype)
+
+
 class Performer(nn.Module):
     """:func:`attention.performer_attention` with its projection kept in ``constants``."""
 
@@ -234,6 +263,7 @@ class MultiHeadAttention(nn.Module):
     qkv_bias: bool = True
     dropout: float = 0.0
     dtype: Any = jnp.float32
+    init_std: float | None = None  # As in Dense.
 
     @nn.compact
     def __call__(
@@ -249,7 +279,7 @@ class MultiHeadAttention(nn.Module):
 
     def _projection(self, features: int, use_bias: bool, name: str) -> nn.Module:
         if self.kernel_size == 1:
-            return Dense(features, use_bias, dtype=self.dtype, name=name)
+            return Dense(features, use_bias, self.dtype, self.init_std, name=name)
         return Conv(features, self.kernel_size, use_bias=use_bias, dtype=self.dtype, name=name)
 
 
@@ -259,13 +289,16 @@ class Mlp(nn.Module):
     hidden: int
     dropout: float = 0.0
     dtype: Any = jnp.float32
+    activation: Callable[[Array], Array] = gelu
+    init_std: float | None = None  # As in Dense.
 
     @nn.compact
     def __call__(
         self, x: Float[Array, "*batch channels"], *, train: bool
     ) -> Float[Array, "*batch channels"]:
         """Apply to ``[..., channels]``."""
-        h = gelu(Dense(self.hidden, dtype=self.dtype, name="fc1")(x))
+        dense = partial(Dense, dtype=self.dtype, init_std=self.init_std)
+        h = self.activation(dense(self.hidden, name="fc1")(x))
         h = Dropout(self.dropout)(h, train=train)
-        h = Dense(x.shape[-1], dtype=self.dtype, name="fc2")(h)
+        h = dense(x.shape[-1], name="fc2")(h)
         return Dropout(self.dropout)(h, train=train)
