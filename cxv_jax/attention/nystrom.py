@@ -1,5 +1,6 @@
 """Nyström attention: the softmax matrix from a few landmark tokens and a pseudo-inverse."""
 
+from collections.abc import Callable
 from typing import Literal
 
 import jax
@@ -75,10 +76,11 @@ def nystrom_attention(
     q, k, v, key_mask = _pad_front(
         [heads_first(x) for x in (query, key, value)], landmarks, key_mask
     )
-    ql, kl, seen = _landmarks(q, k, landmarks, key_mask)
-    a1 = _attend(q, kl, seen)
-    a2 = _attend(ql, kl, seen)
-    a3 = _attend(ql, k, key_mask)
+    mean, seen = _landmark_mean(length + -length % landmarks, landmarks, key_mask)
+    scores = _product("...nd,...md->...nm", q, mean(k))
+    a1 = _softmax(scores, seen)
+    a2 = _softmax(mean(scores), seen)  # The means of the scores are the scores of the means.
+    a3 = _softmax(_product("...md,...nd->...mn", mean(q), k), key_mask)
     if seen is not None:  # A landmark without tokens stands apart: identity in its row and column.
         a2 = jnp.where(seen[..., None] & seen[..., None, :], a2, _eye_like(a2))
         a1 = a1 * seen[..., None, :]
@@ -116,7 +118,12 @@ def iterative_pinv(
 
     def step(z: Array, _: None) -> tuple[Array, None]:
         az = matrix @ z
-        return 0.25 * z @ (13 * eye - az @ (15 * eye - az @ (7 * eye - az))), None
+
+        def horner(polynomial: Array, coefficient: Array) -> tuple[Array, None]:
+            return coefficient * eye - az @ polynomial, None
+
+        polynomial, _ = jax.lax.scan(horner, 7 * eye - az, jnp.array([15.0, 13.0], az.dtype))
+        return 0.25 * z @ polynomial, None
 
     start = jnp.swapaxes(matrix, -1, -2) / (rows * columns)
     return jax.lax.scan(step, start, None, length=iterations)[0]
@@ -171,24 +178,23 @@ def _pad(x: Array, axis: int, extra: int) -> Array:
     return jnp.pad(x, widths)
 
 
-def _landmarks(
-    q: Array, k: Array, landmarks: int, key_mask: Array | None
-) -> tuple[Array, Array, Array | None]:
-    """Means over runs of tokens (of those the mask keeps), and which landmarks have any token."""
+def _landmark_mean(
+    length: int, landmarks: int, key_mask: Array | None
+) -> tuple[Callable[[Array], Array], Array | None]:
+    """Mean over runs of tokens (of those the mask keeps); which landmarks have any token."""
 
     def groups(x: Array) -> Array:
-        return x.reshape(*x.shape[:-2], landmarks, x.shape[-2] // landmarks, x.shape[-1])
+        return x.reshape(*x.shape[:-2], landmarks, length // landmarks, x.shape[-1])
 
     if key_mask is None:
-        return groups(q).mean(-2), groups(k).mean(-2), None
+        return lambda x: groups(x).mean(-2), None
     kept = key_mask[..., None]
     count = groups(kept).sum(-2)
-    ql, kl = (groups(x * kept).sum(-2) / jnp.maximum(count, 1).astype(x.dtype) for x in (q, k))
-    return ql, kl, (count > 0)[..., 0]
+    divisor = jnp.maximum(count, 1)
+    return lambda x: groups(x * kept).sum(-2) / divisor.astype(x.dtype), (count > 0)[..., 0]
 
 
-def _attend(q: Array, k: Array, key_mask: Array | None) -> Array:
-    scores = _product("...qd,...kd->...qk", q, k)
+def _softmax(scores: Array, key_mask: Array | None) -> Array:
     if key_mask is None:
         return jax.nn.softmax(scores, axis=-1)
     kept = key_mask[..., None, :]

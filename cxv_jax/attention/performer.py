@@ -21,9 +21,10 @@ def random_projection(
 ) -> Float[Array, "num_features head_dim"]:
     """Rows that are orthogonal in blocks of ``head_dim`` and as long as Gaussian vectors.
 
-    Each block is ``Q^T`` of a Gaussian ``head_dim x head_dim`` matrix's QR factorisation; row ``j``
-    is scaled by the norm of an independent ``N(0, I)`` vector, so that it is Gaussian by itself
-    (Choromanski et al. 2021, arXiv 2009.14794, section 3.2).
+    Each block is ``Q^T`` of a Gaussian ``head_dim x head_dim`` matrix's QR factorisation with a
+    positive diagonal of ``R``; row ``j`` is scaled by the norm of an independent ``N(0, I)``
+    vector, so that it is Gaussian by itself (Choromanski et al. 2021, arXiv 2009.14794, section
+    3.2). Difference: CPV's code keeps LAPACK's signs, which makes the kernel's estimate biased.
 
     Args:
       rng: random key.
@@ -36,7 +37,9 @@ def random_projection(
     block_rng, norm_rng = jax.random.split(rng)
     blocks = -(-num_features // head_dim)
     gaussian = jax.random.normal(block_rng, (blocks, head_dim, head_dim))
-    q, _ = jnp.linalg.qr(gaussian)
+    q, r = jnp.linalg.qr(gaussian)
+    # LAPACK fixes the columns' signs, which would leave each row on one half of the sphere.
+    q = q * jnp.sign(jnp.diagonal(r, axis1=-2, axis2=-1))[:, None, :]
     rows = jnp.swapaxes(q, -1, -2).reshape(blocks * head_dim, head_dim)[:num_features]
     norms = jnp.linalg.norm(jax.random.normal(norm_rng, rows.shape), axis=-1, keepdims=True)
     return rows * norms
