@@ -39,7 +39,7 @@ _OURS = re.compile(r"\d+(\.new|\.old)?(\.orbax-checkpoint-tmp.*)?")
 _CHECKSUM_LINE = re.compile(r"([0-9a-f]{64})  (.+)\n")
 
 # Orbax logs through absl to the terminal; whatever matters it raises as well.
-logging.getLogger("absl").addFilter(lambda record: "orbax" not in record.pathname)
+logging.getLogger("absl").addFilter(lambda record: "/orbax/" not in record.pathname)
 
 
 class Checkpointer:
@@ -149,9 +149,19 @@ class Checkpointer:
         return jax.tree.unflatten(jax.tree.structure(template), leaves.values())
 
     def wait(self) -> None:
-        """Returns when the last save is complete on disk; raises what went wrong with it."""
+        """Returns when the last save is complete on disk.
+
+        Raises:
+          InputError: it could not be written (from here on every method says so).
+        """
         if self._pending is not None:
-            self._pending.result()
+            try:
+                self._pending.result()
+            except (OSError, ValueError) as error:  # TensorStore's are ValueErrors.
+                raise InputError(
+                    f"a checkpoint could not be written to {self._directory}, which has steps "
+                    f"{self._steps()}: make room or mend it, then resume ({str(error)[:200]!r})"
+                ) from error
             if jax.process_count() > 1:
                 multihost_utils.sync_global_devices("checkpoint complete")
             self._pending = None
@@ -214,23 +224,15 @@ class Checkpointer:
                 f"{self._directory} has no complete step {step}, but {self._steps()}: name another"
             )
         folder = self._directory / str(step)
-        listed = self._read_checksums(step)
+        listed = _read_checksums(folder)
         present = {str(path.relative_to(folder)) for path in _files(folder)}
         for name in [only] if only else sorted(listed.keys() | present):
             if name not in present:
                 self._refuse(step, name, "is missing")
             if name not in listed:
-                self._refuse(step, name, f"does not belong there ({CHECKSUMS} does not list it)")
+                self._refuse(step, name, f"is not listed in {CHECKSUMS}")
             if _sha256(folder / name) != listed[name]:
                 self._refuse(step, name, "is not as it was written (its checksum differs)")
-
-    def _read_checksums(self, step: int) -> dict[str, str]:
-        text = (self._directory / str(step) / CHECKSUMS).read_bytes().decode(errors="replace")
-        lines = [_CHECKSUM_LINE.fullmatch(line) for line in text.splitlines(keepends=True)]
-        listed = {line[2]: line[1] for line in lines if line}
-        if not lines or len(listed) != len(lines):
-            self._refuse(step, CHECKSUMS, "is not as it was written")
-        return listed
 
     def _refuse(self, step: int, name: str, fault: str) -> None:
         folder = self._directory / str(step)
@@ -299,6 +301,13 @@ def _files(folder: Path) -> list[Path]:
 def _sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _read_checksums(folder: Path) -> dict[str, str]:
+    """Checksums by file name; a spoilt line lists nothing, so its file is refused as unlisted."""
+    text = (folder / CHECKSUMS).read_bytes().decode(errors="replace")
+    lines = [_CHECKSUM_LINE.fullmatch(line) for line in text.splitlines(keepends=True)]
+    return {line[2]: line[1] for line in lines if line}
 
 
 def _write_checksums(folder: Path) -> None:

@@ -1,5 +1,6 @@
 """Checkpoints: bit-exact, never half, never damaged, never of the wrong phase."""
 
+import logging
 import random
 import shutil
 import signal
@@ -212,7 +213,7 @@ def test_an_extra_file_is_refused_and_damage_survives_the_next_saves(checkpointe
     checkpointer.save(1, small(1), {})
     checkpointer.wait()
     (folder(checkpointer) / "1" / "state" / "extra").write_text("?")
-    with pytest.raises(InputError, match=r"state/extra does not belong.*start from the beginning"):
+    with pytest.raises(InputError, match=r"state/extra is not listed.*start from the beginning"):
         checkpointer.restore(1, small(0))
     damage(folder(checkpointer) / "1" / META, "truncated", random.Random(0))
     for step in (2, 3, 4):
@@ -230,6 +231,8 @@ def test_half_written_steps_are_skipped_and_then_removed(checkpointer):
     (home / "2" / CHECKSUMS).unlink()
     shutil.copytree(home / "1", home / "7.new")
     shutil.copytree(home / "1", home / "8.old")
+    shutil.copytree(home / "1", home / "2.new")
+    shutil.copytree(home / "1", home / "2.old")
     (home / "99").mkdir()
     (home / "3.new.orbax-checkpoint-tmp" / "state").mkdir(parents=True)
     (home / "3.orbax-checkpoint-tmp").mkdir()
@@ -275,6 +278,31 @@ def test_retention_keeps_two_latest_and_the_best_of_each_phase(checkpointer):
     assert {label: reopened.best_step(label) for label in scores} == best
     assert reopened.best_step("phase3") is None
     assert_same_bits(reopened.restore(30, small(0)), small(30))
+
+
+def test_a_save_that_fails_says_so_and_leaves_what_was_there(tmp_path):
+    checkpointer = Checkpointer(tmp_path)
+    checkpointer.save(2, small(2), {})
+    checkpointer.wait()
+    (tmp_path / "2.old").touch()  # In the way of the replacement.
+    checkpointer.save(2, small(20), {})
+    with pytest.raises(InputError, match=r"could not be written to .* has steps \[2\]: make room"):
+        checkpointer.wait()
+    with pytest.raises(InputError, match="could not be written"):
+        checkpointer.save(3, small(3), {})
+    reopened = Checkpointer(tmp_path)
+    assert_same_bits(reopened.restore(2, small(0)), small(2))
+    for each in (checkpointer._thread, reopened._thread):
+        each.shutdown()
+
+
+@pytest.mark.parametrize(
+    ("path", "shown"), [("/x/orbax/checkpoint/y.py", False), ("/x/y.py", True)]
+)
+def test_only_orbax_is_silenced(path, shown):
+    absl = logging.getLogger("absl")
+    record = absl.makeRecord("absl", logging.ERROR, path, 1, "text", (), None)
+    assert bool(absl.filter(record)) is shown
 
 
 def test_nothing_there(tmp_path):
