@@ -59,7 +59,10 @@ def _stop(number: int, frame: FrameType | None) -> None:
 
 
 def _one_line(error: Exception) -> str:
-    text = " ".join(str(error).split()) or type(error).__name__
+    text = str(error).strip() or type(error).__name__
+    if "Traceback (most recent call last)" in text:  # A config file failed; its last line says why.
+        text = text.splitlines()[-1].removeprefix("cxv_jax.errors.InputError: ")
+    text = " ".join(text.split())
     return text.removeprefix("Configuration is not available because of an earlier failure to load: ")
 
 

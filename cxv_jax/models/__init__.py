@@ -6,16 +6,86 @@ from functools import partial
 from typing import Any
 
 import flax.linen as nn
+import jax.numpy as jnp
 
 from cxv_jax.errors import InputError
+from cxv_jax.models.cct import CCT
+from cxv_jax.models.conv_mixer import ConvMixer
+from cxv_jax.models.cvt import CvT
 from cxv_jax.models.cxv import CXV
+from cxv_jax.models.fnet import FNet
+from cxv_jax.models.mlp_mixer import MlpMixer
+from cxv_jax.models.resnet import ResNet
+from cxv_jax.models.vit import ViT
 
-# A name is a module class with the arguments that make it what it is.
+# A name is a module class with the arguments that make it what it is: sizes and dropout rates are
+# those of CIFAR-10 in spec/cxv.md and spec/baselines.md.
 MODELS: dict[str, partial[nn.Module]] = {
     "cpv": partial(CXV, mixer="performer"),
     "cnv": partial(CXV, mixer="nystrom"),
     "cltv": partial(CXV, mixer="linear"),
+    "vit": partial(ViT, mixer="softmax", dropout=0.25),
+    "vit_rope": partial(ViT, mixer="softmax", rope=True),
+    "hybrid_vit": partial(ViT, mixer="softmax", hybrid=True),
+    "hybrid_vit_rope": partial(ViT, mixer="softmax", hybrid=True, rope=True),
+    "vil": partial(ViT, mixer="linformer", one_kv_head=True),
+    "vil_rope": partial(ViT, mixer="linformer", rope=True),
+    "hybrid_vil": partial(ViT, mixer="linformer", hybrid=True),
+    "hybrid_vil_rope": partial(ViT, mixer="linformer", hybrid=True, rope=True),
+    "vin": partial(ViT, mixer="nystrom", dropout=0.25),
+    "vin_rope": partial(ViT, mixer="nystrom", rope=True, embed_dropout=0.5),
+    "hybrid_vin": partial(ViT, mixer="nystrom", hybrid=True, dropout=0.25),
+    "hybrid_vin_rope": partial(
+        ViT, mixer="nystrom", hybrid=True, rope=True, dropout=0.5, embed_dropout=0.5
+    ),
+    "vip": partial(ViT, mixer="performer"),
+    "vip_rope": partial(ViT, mixer="performer", rope=True),
+    "hybrid_vip": partial(ViT, mixer="performer", hybrid=True),
+    "hybrid_vip_rope": partial(ViT, mixer="performer", hybrid=True, rope=True),
+    "fnet": partial(FNet),
+    "hybrid_fnet": partial(FNet, hybrid=True),
+    "mlp_mixer": partial(MlpMixer),
+    "mlp_mixer_nano": partial(MlpMixer, patch_size=4, depth=8, tokens_dim=64, channels_dim=512),
+    "hybrid_mlp_mixer": partial(MlpMixer, hybrid=True),
+    "resnet18": partial(ResNet),
+    "resnet34": partial(ResNet, depths=(3, 4, 6, 3)),
+    "resnet50": partial(ResNet, depths=(3, 4, 6, 3), bottleneck=True),
+    "convmixer": partial(ConvMixer),
+    "convmixer_k9p1": partial(ConvMixer, kernel_size=9, patch_size=1),
+    "cct_7_3x1": partial(CCT),
+    "cct_7_3x1_sine": partial(CCT, positions="sine"),
+    "cct_4_3x2": partial(
+        CCT, embed_dim=128, depth=4, num_heads=2, mlp_ratio=1, num_convs=2, conv_strides=(1, 1)
+    ),
+    "cct_2_3x2": partial(
+        CCT, embed_dim=128, depth=2, num_heads=2, mlp_ratio=1, num_convs=2, conv_strides=(1, 1)
+    ),
+    "cct_128_4": partial(
+        CCT,
+        embed_dim=128,
+        depth=4,
+        mlp_ratio=4,
+        num_convs=3,
+        conv_strides=(1, 1, 1),
+        pool_stride=1,
+    ),
+    "cvt": partial(CvT),
+    "cvt_ms": partial(
+        CvT,
+        original=True,
+        embed_dims=(64, 128, 256),
+        embed_strides=(1, 2, 2),
+        depths=(1, 2, 4),
+        num_heads=(1, 2, 4),
+        head_dim=0,
+        mlp_ratios=(4, 4, 4),
+        kv_strides=(2, 2, 2),
+        drop_path=0.1,
+    ),
 }
+
+# Fields that say which model this is, or that Flax adds.
+IDENTITY = {"mixer", "hybrid", "rope", "bottleneck", "original", "num_classes", "parent", "name"}
 
 
 def create(name: str, num_classes: int = 10, **overrides: Any) -> nn.Module:
@@ -37,23 +107,38 @@ def create(name: str, num_classes: int = 10, **overrides: Any) -> nn.Module:
       >>> create("cpv", num_classes=100, depth=2).depth
       2
     """
-    if name not in MODELS:
-        raise InputError(f"unknown model {name!r}{_nearest(name, MODELS)}")
+    allowed = defaults(name)
     if num_classes < 1:
         raise InputError(f"num_classes must be at least 1, got {num_classes}")
-    allowed = defaults(name)
     for field in overrides:
         if field not in allowed:
             raise InputError(f"model {name!r} has no field {field!r}{_nearest(field, allowed)}")
+    if "dtype" in overrides:
+        overrides["dtype"] = _dtype(overrides["dtype"])
     return MODELS[name](num_classes=num_classes, **overrides)
 
 
 def defaults(name: str) -> dict[str, Any]:
-    """The fields of model ``name`` that :func:`create` lets you override, with their defaults."""
-    model = MODELS[name]
-    fields = inspect.signature(model).parameters.values()
+    """The fields of model ``name`` that :func:`create` lets you override, with their defaults.
+
+    ``dtype`` is given by name, so that the result is plain data.
+
+    Raises:
+      InputError: for an unknown model, naming the nearest one.
+    """
+    if name not in MODELS:
+        raise InputError(f"unknown model {name!r}{_nearest(name, MODELS)}")
+    fields = inspect.signature(MODELS[name]).parameters.values()
     fixed = {"parent", "name", "num_classes", "mixer"}
-    return {f.name: f.default for f in fields if f.name not in fixed}
+    overridable = {field.name: field.default for field in fields if field.name not in fixed}
+    return {**overridable, "dtype": jnp.dtype(overridable["dtype"]).name}
+
+
+def _dtype(name: Any) -> Any:
+    try:
+        return jnp.dtype(name)
+    except TypeError:
+        raise InputError(f"unknown dtype {name!r}; choose float32 or bfloat16") from None
 
 
 def _nearest(word: str, choices: Any) -> str:

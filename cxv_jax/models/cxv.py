@@ -34,7 +34,7 @@ class CXV(nn.Module):
       head_dim: width of a head, independent of ``embed_dim``.
       mlp_ratio: hidden width of the MLP over ``embed_dim``.
       dropout: rate in the MLP and (CNV) after attention; CPV's after attention is always 0.5.
-      num_features: random features (CPV); None: ``int(head_dim ln head_dim)``.
+      num_features: random features (CPV); 0: ``int(head_dim ln head_dim)``.
       num_landmarks: landmarks (CNV).
       pinv_iterations: pseudo-inverse steps (CNV).
       residual_kernel: taps of the values' depthwise convolution (CNV).
@@ -52,7 +52,7 @@ class CXV(nn.Module):
     head_dim: int = 32
     mlp_ratio: float = 2
     dropout: float = 0.5
-    num_features: int | None = None
+    num_features: int = 0
     num_landmarks: int = 64
     pinv_iterations: int = 6
     residual_kernel: int = 33
@@ -110,8 +110,7 @@ class CXV(nn.Module):
 def _check_size(images: Array, smallest: int) -> None:
     if images.ndim != 4 or 0 in images.shape:
         raise InputError(
-            "expected non-empty images [batch, height, width, channels], got shape "
-            f"{images.shape}"
+            f"expected non-empty images [batch, height, width, channels], got shape {images.shape}"
         )
     if min(images.shape[1:3]) < smallest:
         raise InputError(

@@ -1,1 +1,1 @@
-"""Experiment configurations, one file a data set: ``--config=experiments/configs/FILE.py:VARIANT``."""
+"""Experiment configurations, one file a data set: ``--config=FILE.py:VARIANT``."""

@@ -1,0 +1,189 @@
+r"""The two-phase optimizer: AdamW until it stops improving, then SGD from the best weights.
+
+Plain optax: each phase is an ``optax.multi_transform`` over labels that come from path patterns;
+its members are wrapped by ``optax.inject_hyperparams``, so learning rates live in the state.
+
+Example (outside this project, ten lines):
+  >>> import jax, jax.numpy as jnp, optax
+  >>> from cxv_jax import optimizer
+  >>> params = {"body": jnp.ones(3), "head": jnp.ones(2)}
+  >>> one = optimizer.phase({"adamw": optimizer.adamw(1e-3)})
+  >>> two = optimizer.phase(
+  ...     {"sgd": optimizer.sgd(1e-3), "adamw": optimizer.adamw(1e-4)},
+  ...     labels=[("head", "adamw"), (".*", "sgd")])  # A partial handoff: the head stays.
+  >>> tx, opt_state = one, one.init(params)
+  >>> for step in range(4):
+  ...     if step == 2:  # No more progress: hand the best parameters over.
+  ...         tx, opt_state = two, optimizer.handoff(two, params)
+  ...     grads = jax.tree.map(jnp.ones_like, params)
+  ...     updates, opt_state = tx.update(grads, opt_state, params)
+  ...     params = optax.apply_updates(params, updates)
+  >>> sorted(optimizer.learning_rates(opt_state))
+  ['adamw', 'sgd']
+"""
+
+import inspect
+import re
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any, TypeAlias
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from cxv_jax.errors import InputError
+
+Schedule: TypeAlias = float | Callable[[Any], Any]
+Factory: TypeAlias = Callable[..., optax.GradientTransformation]
+
+
+def injected(
+    factory: Factory, learning_rate: Schedule, **options: Any
+) -> optax.GradientTransformation:
+    """Any optax optimizer with its learning rate in the state, as float32.
+
+    A new rate (``optax.tree.set(state, learning_rate=...)``) then needs no new trace.
+
+    Args:
+      factory: e.g. ``optax.adamw``; must take ``learning_rate``.
+      learning_rate: a number, or a schedule of the steps since the phase began.
+      **options: passed to ``factory`` as constants.
+    """
+    # All else stays a Python constant, so that the arithmetic is that of the plain optimizer.
+    constants = set(inspect.signature(factory).parameters) - {"learning_rate"}
+    wrapped = optax.inject_hyperparams(
+        factory, static_args=constants | set(options), hyperparam_dtype=jnp.float32
+    )
+    return wrapped(learning_rate=learning_rate, **options)
+
+
+def adamw(
+    learning_rate: Schedule = 1e-3,
+    *,
+    b1: float = 0.9,
+    b2: float = 0.999,
+    eps: float = 1e-8,
+    weight_decay: float = 0.01,
+    **options: Any,
+) -> optax.GradientTransformation:
+    """AdamW as PyTorch's defaults: decoupled decay, multiplied by the learning rate.
+
+    ``p <- p - lr (m_hat / (sqrt(v_hat) + eps) + weight_decay p)`` (Loshchilov & Hutter 2019, arXiv
+    1711.05101). optax's own default decay is 1e-4, PyTorch's 1e-2.
+    """
+    options = dict(b1=b1, b2=b2, eps=eps, weight_decay=weight_decay, **options)
+    return injected(optax.adamw, learning_rate, **options)
+
+
+def sgd(
+    learning_rate: Schedule = 1e-3, *, momentum: float = 0.9, **options: Any
+) -> optax.GradientTransformation:
+    """SGD with momentum as PyTorch's: ``m <- momentum m + g; p <- p - lr m``."""
+    return injected(optax.sgd, learning_rate, momentum=momentum, **options)
+
+
+def by_name(
+    name: str, learning_rate: Schedule, options: Mapping[str, Any] | None = None
+) -> optax.GradientTransformation:
+    """An optimizer by its optax name; ``adamw`` and ``sgd`` get PyTorch's defaults.
+
+    Raises:
+      InputError: if optax has no such optimizer, or it refuses an option.
+    """
+    known: dict[str, Factory] = {"adamw": adamw, "sgd": sgd}
+    factory = known.get(name)
+    if factory is None:
+        found = None if name.startswith("_") else getattr(optax, name, None)
+        if not callable(found):
+            raise InputError(f"optax has no optimizer {name!r}; try adamw, sgd, lion, lamb, rmsprop")
+        factory = partial(injected, found)
+    try:
+        return factory(learning_rate, **(options or {}))
+    except (TypeError, ValueError) as error:
+        raise InputError(f"optimizer {name!r} refused its options: {error}") from error
+
+
+def schedule(
+    kind: str, learning_rate: float, *, warmup_steps: int = 0, total_steps: int = 0
+) -> optax.Schedule:
+    """``constant`` or ``cosine`` (to 0 at ``total_steps``), after a linear warm-up from 0.
+
+    Raises:
+      InputError: for another ``kind``, or a warm-up as long as the whole.
+    """
+    if kind not in ("constant", "cosine"):
+        raise InputError(f"unknown schedule {kind!r}; choose from constant, cosine")
+    if kind == "cosine" and warmup_steps >= total_steps:
+        raise InputError(f"a warm-up of {warmup_steps} steps must be shorter than {total_steps}")
+    if kind == "cosine":
+        after = optax.cosine_decay_schedule(learning_rate, total_steps - warmup_steps)
+    else:
+        after = optax.constant_schedule(learning_rate)
+    if not warmup_steps:
+        return after
+    # The first step is not lost at rate 0: it gets 1 / warmup_steps of the rate.
+    warmup = optax.linear_schedule(
+        learning_rate / warmup_steps, learning_rate, max(1, warmup_steps - 1)
+    )
+    return optax.join_schedules([warmup, after], [warmup_steps])
+
+
+def decay_mask(params: Any) -> Any:
+    """True for kernels, False for biases, norms and other vectors: what weight decay is for."""
+    return jax.tree.map(lambda leaf: leaf.ndim > 1, params)
+
+
+def phase(
+    transforms: Mapping[str, optax.GradientTransformation],
+    labels: Sequence[tuple[str, str]] | None = None,
+) -> optax.GradientTransformation:
+    """One phase: every parameter goes to the transform that its label names.
+
+    Args:
+      transforms: label to optimizer.
+      labels: ``(pattern, label)`` pairs; the first pattern found in a parameter's path
+        (``attention_0/qkv/kernel``) decides. None: all go to the only transform.
+
+    Returns:
+      An ``optax.multi_transform``.
+
+    Raises:
+      InputError: for a label without transform; at ``init``, for a parameter without label.
+    """
+    if labels is None:
+        labels = [(".*", label) for label in transforms][:1]
+    for pattern, label in labels:
+        if label not in transforms:
+            raise InputError(
+                f"pattern {pattern!r} asks for {label!r}, not among {list(transforms)}"
+            )
+    return optax.multi_transform(dict(transforms), lambda params: label_params(params, labels))
+
+
+def label_params(params: Any, labels: Sequence[tuple[str, str]]) -> Any:
+    """The tree of labels of ``params``; see :func:`phase`."""
+
+    def label_of(path: Any, _: Any) -> str:
+        name = jax.tree_util.keystr(path, simple=True, separator="/")
+        for pattern, label in labels:
+            if re.search(pattern, name):
+                return label
+        raise InputError(f"no pattern of {[pattern for pattern, _ in labels]} matches {name!r}")
+
+    return jax.tree_util.tree_map_with_path(label_of, params)
+
+
+def handoff(tx: optax.GradientTransformation, best_params: Any) -> optax.OptState:
+    """Fresh state of the next phase's ``tx`` for the best parameters so far.
+
+    Only the running phase's slots are ever held: two parameter-sized ones for AdamW, one for SGD.
+    """
+    return tx.init(best_params)
+
+
+def learning_rates(opt_state: optax.OptState) -> dict[str, Any]:
+    """The current learning rate under each label of a :func:`phase`, of those :func:`injected`."""
+    inner = {label: state.inner_state for label, state in opt_state.inner_states.items()}
+    hyperparams = {label: getattr(state, "hyperparams", {}) for label, state in inner.items()}
+    return {k: v["learning_rate"] for k, v in hyperparams.items() if "learning_rate" in v}

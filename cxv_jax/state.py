@@ -1,0 +1,74 @@
+"""What training changes: one pytree, checkpointed as a whole."""
+
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import flax.struct
+import jax
+import jax.numpy as jnp
+import optax
+from jax import Array
+
+
+@flax.struct.dataclass
+class TrainState:
+    """Everything that a step reads and writes.
+
+    Attributes:
+      step: int32, optimizer steps done, over both phases.
+      params: trainable parameters.
+      batch_stats: running statistics of BatchNorm, ``{}`` without it.
+      constants: Performer projections, ``{}`` without them; never trained.
+      opt_state: state of the running phase's optimizer.
+      ema: moving average of ``params`` and ``batch_stats``, or None.
+    """
+
+    step: Array
+    params: Any
+    batch_stats: Any
+    constants: Any
+    opt_state: optax.OptState
+    ema: dict[str, Any] | None
+
+    def variables(self) -> dict[str, Any]:
+        """What evaluation applies: the moving average where there is one."""
+        weights = self.ema or {"params": self.params, "batch_stats": self.batch_stats}
+        return {**weights, "constants": self.constants}
+
+
+def create(
+    model: nn.Module,
+    tx: optax.GradientTransformation,
+    rng: Array,
+    image_shape: tuple[int, int, int],
+    *,
+    ema: bool = False,
+) -> TrainState:
+    """Initial state of ``model`` for images of ``image_shape`` (height, width, channels)."""
+    variables = model.init(rng, jnp.zeros((1, *image_shape)), train=False)
+    params, batch_stats = variables["params"], variables.get("batch_stats", {})
+    return TrainState(
+        step=jnp.zeros((), jnp.int32),
+        params=params,
+        batch_stats=batch_stats,
+        constants=variables.get("constants", {}),
+        opt_state=tx.init(params),
+        # A copy: the donated state must not hold one buffer twice.
+        ema=jax.tree.map(jnp.copy, {"params": params, "batch_stats": batch_stats}) if ema else None,
+    )
+
+
+def begin_phase(state: TrainState, init_optimizer: Callable[[Any], optax.OptState]) -> TrainState:
+    """The next phase's first state from the best state of the last: its evaluated weights go on.
+
+    The step count stays; the optimizer state is ``init_optimizer(params)``.
+    """
+    best = {name: x for name, x in state.variables().items() if name != "constants"}
+    ema = jax.tree.map(jnp.copy, best) if state.ema is not None else None
+    return state.replace(  # type: ignore[attr-defined]
+        params=best["params"],
+        batch_stats=best["batch_stats"],
+        opt_state=init_optimizer(best["params"]),
+        ema=ema,
+    )

@@ -1,0 +1,124 @@
+"""The pure steps: one training update, one evaluation batch, and several of them in one call."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import optax
+from jax import Array
+
+from cxv_jax import losses, metrics
+from cxv_jax.augment import normalise
+from cxv_jax.state import TrainState
+
+Batch = dict[str, Array]
+Augment = Callable[[Array, Array, Array], tuple[Array, Array]]
+Fetch = Callable[[Any, Any], Batch]
+
+
+class StepConfig(NamedTuple):
+    """What a step needs to know besides the arrays.
+
+    Attributes:
+      mean: of the training images, per channel, in 0..1.
+      std: their deviation.
+      num_classes: for one-hot targets.
+      label_smoothing: see :func:`losses.cross_entropy`.
+      ema_decay: of the moving average, 0 for none.
+      augment: ``(rng, uint8 images, one-hot targets) -> (images 0..255, targets)``.
+      redraw: ``(rng, constants) -> constants``, new random projections.
+      redraw_every: steps between redraws, 0 for never.
+    """
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    num_classes: int
+    label_smoothing: float
+    ema_decay: float
+    augment: Augment
+    redraw: Callable[[Array, Any], Any]
+    redraw_every: int
+
+
+def train_step(
+    model: nn.Module,
+    tx: optax.GradientTransformation,
+    config: StepConfig,
+    state: TrainState,
+    rng: Array,
+    batch: Batch,
+) -> tuple[TrainState, metrics.Sums]:
+    """One update on ``{"image": uint8 [batch, h, w, c], "label": int32 [batch]}``.
+
+    ``rng`` belongs to the run; the step folds its number in, so a resumed run draws the same.
+
+    Returns:
+      The next state, and the sums of the training loss and hits (against the unmixed labels).
+    """
+    augment_rng, dropout_rng, redraw_rng = jax.random.split(jax.random.fold_in(rng, state.step), 3)
+    targets = jax.nn.one_hot(batch["label"], config.num_classes)
+    images, targets = config.augment(augment_rng, batch["image"], targets)
+    images = normalise(images, config.mean, config.std)
+    constants = _redraw(config, redraw_rng, state)
+
+    def loss_fn(params: Any) -> tuple[Array, Any]:
+        variables = {"params": params, "batch_stats": state.batch_stats, "constants": constants}
+        logits, updated = model.apply(
+            variables, images, train=True, mutable=["batch_stats"], rngs={"dropout": dropout_rng}
+        )
+        example_losses = losses.cross_entropy(logits, targets, config.label_smoothing)
+        sums = metrics.batch_sums(logits, batch["label"], example_losses)
+        return example_losses.mean(), (updated.get("batch_stats", {}), sums)
+
+    grads, (batch_stats, sums) = jax.grad(loss_fn, has_aux=True)(state.params)
+    updates, opt_state = tx.update(grads, state.opt_state, state.params)
+    params = optax.apply_updates(state.params, updates)
+    ema = state.ema
+    if ema is not None:
+        current = {"params": params, "batch_stats": batch_stats}
+        ema = optax.incremental_update(current, ema, 1 - config.ema_decay)
+    next_state = TrainState(state.step + 1, params, batch_stats, constants, opt_state, ema)
+    return next_state, sums
+
+
+def eval_step(
+    model: nn.Module,
+    mean: tuple[float, ...],
+    std: tuple[float, ...],
+    carry: None,
+    variables: Any,
+    batch: Batch,
+) -> tuple[None, metrics.Sums]:
+    """Sums over one batch (with its ``mask``), without augmentation or label smoothing."""
+    logits: Any = model.apply(variables, normalise(batch["image"], mean, std), train=False)
+    targets = jax.nn.one_hot(batch["label"], logits.shape[-1])
+    example_losses = losses.cross_entropy(logits, targets)
+    return carry, metrics.batch_sums(logits, batch["label"], example_losses, batch["mask"])
+
+
+def many(step: Callable[..., tuple[Any, metrics.Sums]], fetch: Fetch) -> Callable:
+    """Several steps in one call: ``(carry, constant, data, feed) -> (carry, sums)``.
+
+    Runs ``step(carry, constant, batch) -> (carry, sums)`` on every slice of the first axis of
+    ``feed``, of which ``fetch(data, slice)`` makes the batch. A single slice is called straight:
+    convolutions inside a loop are slow on CPUs.
+    """
+
+    def call(carry: Any, constant: Any, data: Any, feed: Any) -> tuple[Any, metrics.Sums]:
+        def body(carry: Any, feed_slice: Any) -> tuple[Any, metrics.Sums]:
+            return step(carry, constant, fetch(data, feed_slice))
+
+        if jax.tree.leaves(feed)[0].shape[0] == 1:
+            return body(carry, jax.tree.map(lambda x: x[0], feed))
+        carry, sums = jax.lax.scan(body, carry, feed)
+        return carry, jax.tree.map(lambda x: x.sum(0), sums)
+
+    return call
+
+
+def _redraw(config: StepConfig, rng: Array, state: TrainState) -> Any:
+    if not config.redraw_every or not state.constants:
+        return state.constants
+    due = (state.step % config.redraw_every == 0) & (state.step > 0)
+    return jax.lax.cond(due, lambda: config.redraw(rng, state.constants), lambda: state.constants)

@@ -1,0 +1,67 @@
+"""Every field of a config, with the value that changes nothing."""
+
+from ml_collections import ConfigDict
+
+from cxv_jax import models
+
+
+def phase(optimizer: str, epochs: int, **options: float) -> ConfigDict:
+    """One phase: an optimizer, its schedule, when it ends, and what the images go through."""
+    return ConfigDict(
+        {
+            "optimizer": optimizer,  # Any optax optimizer; adamw and sgd with PyTorch's defaults.
+            "options": options,  # For the optimizer, e.g. weight_decay or momentum.
+            "decay_kernels_only": False,  # True: no weight decay on biases and norms.
+            "learning_rate": 1e-3,
+            "schedule": "constant",  # Or "cosine", to 0 over `epochs`.
+            "warmup_epochs": 0,
+            "epochs": epochs,  # At most; 0 leaves the phase out.
+            "patience": 20,  # Epochs without improvement that end the phase.
+            "label_smoothing": 0.0,
+            "augment": {  # See cxv_jax.augment.make.
+                "flip": False,
+                "crop_padding": 0,
+                "random_resized_crop": 0.0,
+                "policy": "none",
+                "rand_layers": 2,
+                "rand_magnitude": 9,
+                "erase_probability": 0.0,
+                "mixup_alpha": 0.0,
+                "cutmix_alpha": 0.0,
+            },
+        }
+    )
+
+
+def base(model: str, source: str) -> ConfigDict:
+    """A run of ``model`` on ``source`` with the paper's method: AdamW, then SGD."""
+    config = ConfigDict()
+    config.seed = 0
+    config.model = ConfigDict({"name": model, **models.defaults(model)})
+    config.data = ConfigDict(
+        {
+            "source": source,
+            "data_dir": "",
+            "image_size": 0,  # 0: as the source has it.
+            "val_fraction": 0.1,  # Held out of train for patience and selection.
+            "val_per_class": 0,  # Wins over val_fraction.
+            "subset_per_class": 0,  # Keep so many training images of each class; 0: all.
+            "on_bad_image": "refuse",  # Or "skip".
+            "mean": (0.5, 0.5, 0.5),
+            "std": (0.5, 0.5, 0.5),
+            "loader": "auto",  # Or "resident" (in accelerator memory), "streaming" (Grain).
+            "memory_share": 0.4,  # Of the device's memory that a resident set may take.
+            "workers": 0,
+        }
+    )
+    config.batch_size = 64
+    config.eval_batch_size = 256
+    config.phase1 = phase("adamw", 100, weight_decay=0.01)
+    config.phase2 = phase("sgd", 100, momentum=0.9)
+    config.phase2.keep = ""  # Parameters (a pattern) that stay on phase one's optimizer.
+    config.selection = "val"  # "test" reproduces the paper's protocol; reports say so.
+    config.ema_decay = 0.0  # Of a moving average of the weights, which is then evaluated.
+    config.redraw_every = 0  # Steps between new Performer projections.
+    config.steps_per_call = 0  # Steps in one dispatch; 0: 1 on CPU, 16 elsewhere.
+    config.fsdp = 1  # Devices over which parameters and optimizer state are split.
+    return config

@@ -1,0 +1,49 @@
+"""Train a classifier in two phases; run the same command again to resume.
+
+python -m experiments.train --config=experiments/configs/digits.py:cpv
+python -m experiments.train --config=experiments/configs/cifar10.py:cnv --config.batch_size=128
+"""
+
+import sys
+from pathlib import Path
+
+from absl import flags
+from ml_collections import config_flags
+
+from experiments import cli
+
+CONFIG = config_flags.DEFINE_config_file("config", None, "Config file, FILE.py:VARIANT.")
+WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run (default: runs/CONFIG-VARIANT).")
+FORK = flags.DEFINE_bool("fork", False, "Go on in --workdir although the config has changed.")
+QUIET = flags.DEFINE_bool("quiet", None, "No progress bar (default: where stdout is no terminal).")
+
+
+def main(argv: list[str]) -> int:
+    """Run the training loop; return the exit code."""
+    if CONFIG.value is None or argv:
+        cli.fail("expected --config=FILE.py[:VARIANT] and nothing besides flags; see --help")
+    from cxv_jax.interrupt import Interrupted  # Late: --help must not wait for JAX.
+    from cxv_jax.train import train_and_evaluate
+
+    workdir = WORKDIR.value or default_workdir()
+    try:
+        train_and_evaluate(CONFIG.value, workdir, quiet=QUIET.value, fork=FORK.value)
+    except Interrupted as stopped:
+        print(f"\ninterrupted: {stopped}", file=sys.stderr)
+        return 128 + stopped.signal
+    return 0
+
+
+def default_workdir() -> str:
+    """``runs/digits-cpv`` for ``--config=experiments/configs/digits.py:cpv``."""
+    path, _, _ = str(flags.FLAGS["config"].value and config_path()).partition(":")
+    return str(Path("runs") / f"{Path(path).stem}-{CONFIG.value.model.name}")
+
+
+def config_path() -> str:
+    """The ``--config`` argument as typed."""
+    return config_flags.get_config_filename(flags.FLAGS["config"])
+
+
+if __name__ == "__main__":
+    cli.run(main)
