@@ -20,7 +20,7 @@ from cxv_jax.models.vit import ViT
 
 # A name is a module class with the arguments that make it what it is: sizes and dropout rates are
 # those of CIFAR-10 in spec/cxv.md and spec/baselines.md.
-MODELS: dict[str, partial[nn.Module]] = {
+MODELS: dict[str, partial[Any]] = {
     "cpv": partial(CXV, mixer="performer"),
     "cnv": partial(CXV, mixer="nystrom"),
     "cltv": partial(CXV, mixer="linear"),

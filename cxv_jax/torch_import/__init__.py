@@ -1,9 +1,7 @@
 """PyTorch state dicts to Flax variables, with every key accounted for; needs no torch itself."""
 
-import re
-from collections.abc import Callable, Mapping
-from pathlib import Path
-from typing import Any, NamedTuple
+from collections.abc import Mapping
+from typing import Any
 
 import flax.linen as nn
 import flax.traverse_util
@@ -12,17 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from cxv_jax.errors import InputError
+from cxv_jax.torch_import.files import load_state_dict
+from cxv_jax.torch_import.keys import is_unused, keys_of, rules_of
 
-
-class Rule(NamedTuple):
-    """Which PyTorch keys a Flax leaf is made of.
-
-    ``path`` is a regular expression for the whole Flax path, ``keys`` are templates for
-    ``Match.expand``; several keys are joined on the output axis.
-    """
-
-    path: str
-    keys: tuple[str, ...]
+__all__ = ["cxv_sizes", "from_torch", "load_state_dict"]
 
 
 def from_torch(model: nn.Module, state_dict: Mapping[str, Any]) -> dict[str, Any]:
@@ -44,12 +35,12 @@ def from_torch(model: nn.Module, state_dict: Mapping[str, Any]) -> dict[str, Any
       InputError: (a ``ValueError``) that names every missing, leftover and misshapen key.
     """
     leaves = flax.traverse_util.flatten_dict(_shapes(model), sep="/")
-    rules = RULES[type(model).__name__](model)
-    sources = {path: _keys_of(path, rules) for path in leaves}
+    rules = rules_of(model)
+    sources = {path: keys_of(path, rules) for path in leaves}
     expected = {key for keys in sources.values() for key in keys}
     problems = {
         "missing": sorted(expected - set(state_dict)),
-        "leftover": sorted(k for k in set(state_dict) - expected if not _is_bookkeeping(k)),
+        "leftover": sorted(k for k in set(state_dict) - expected if not is_unused(k, model)),
         "misshapen": [],
     }
     variables: dict[str, Any] = {}
@@ -69,28 +60,6 @@ def from_torch(model: nn.Module, state_dict: Mapping[str, Any]) -> dict[str, Any
         )
         raise InputError(f"the weights do not fit the model: {listed}")
     return flax.traverse_util.unflatten_dict(variables, sep="/")
-
-
-def load_state_dict(path: str | Path) -> dict[str, np.ndarray]:
-    """Read ``.npz``, ``.safetensors`` or ``.pt``/``.pth`` weights as NumPy arrays.
-
-    ``.pt``/``.pth`` need torch and are read with ``weights_only=True``: no code in them runs.
-
-    Raises:
-      InputError: for a missing or unreadable file, an unknown ending, or torch not installed.
-    """
-    path = Path(path)
-    if path.suffix not in READERS:
-        raise InputError(f"{path}: unknown ending, expected one of {', '.join(READERS)}")
-    if not path.is_file():
-        raise InputError(f"{path}: no such file")
-    try:
-        return READERS[path.suffix](path)
-    except InputError:
-        raise
-    except Exception as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise InputError(f"{path}: not a readable {path.suffix} file ({reason})") from error
 
 
 def cxv_sizes(state_dict: Mapping[str, Any]) -> dict[str, Any]:
@@ -134,20 +103,6 @@ def _shapes(model: nn.Module) -> Any:
     return jax.eval_shape(model.init, jax.random.key(0), image)
 
 
-def _keys_of(path: str, rules: tuple[Rule, ...]) -> tuple[str, ...]:
-    for rule in rules:
-        if match := re.fullmatch(rule.path, path):
-            return tuple(_torch_leaf(match.expand(key), path) for key in rule.keys)
-    raise AssertionError(f"no rule names the PyTorch key of {path}")
-
-
-def _torch_leaf(key: str, path: str) -> str:
-    """A template that ends in a dot gets PyTorch's name of this kind of leaf."""
-    names = {"kernel": "weight", "scale": "weight", "mean": "running_mean", "var": "running_var"}
-    leaf = path.rsplit("/", 1)[1]
-    return key + names.get(leaf, leaf) if key.endswith(".") else key
-
-
 def _to_flax(array: np.ndarray, path: str, ndim: int) -> np.ndarray:
     if path.endswith("/projection"):
         return array
@@ -164,63 +119,3 @@ def _joined_shape(parts: list[np.ndarray]) -> tuple[int, ...] | None:
     if len({part.shape[:-1] for part in parts}) != 1 or parts[0].ndim == 0:
         return None
     return (*parts[0].shape[:-1], sum(part.shape[-1] for part in parts))
-
-
-def _is_bookkeeping(key: str) -> bool:
-    """BatchNorm's step counter: PyTorch saves it, nothing reads it."""
-    return key.endswith(".num_batches_tracked")
-
-
-def _cxv_rules(model: Any) -> tuple[Rule, ...]:
-    attend = r"layers.\1.2.layers.0.0."
-    mlp = r"layers.\1.2.layers.0.1.net."
-    fused = model.mixer == "nystrom"
-    qkv = ("to_qkv.",) if fused else ("to_q.", "to_k.", "to_v.")
-    return (
-        Rule(r"params/stem_(\d)/\w+", (r"conv.\1.",)),
-        Rule(r"params/embed_(\d+)/\w+", (r"layers.\1.0.",)),
-        Rule(r"params/norm_(\d+)/scale", (r"layers.\1.1.g",)),
-        Rule(r"params/norm_(\d+)/bias", (r"layers.\1.1.b",)),
-        Rule(r"params/attention_(\d+)/qkv/\w+", tuple(attend + key for key in qkv)),
-        Rule(r"params/attention_(\d+)/out/\w+", (attend + ("to_out.0." if fused else "to_out."),)),
-        Rule(r"params/attention_(\d+)/attend/residual", (attend + "res_conv.weight",)),
-        Rule(
-            r"constants/attention_(\d+)/attend/projection",
-            (attend + "fast_attention.projection_matrix",),
-        ),
-        Rule(r"params/mlp_(\d+)/fc1/\w+", (mlp + "0.",)),
-        Rule(r"params/mlp_(\d+)/fc2/\w+", (mlp + "3.",)),
-        Rule(r"params/head/\w+", ("head.2.",)),
-    )
-
-
-def _read_npz(path: Path) -> dict[str, np.ndarray]:
-    with np.load(path, allow_pickle=False) as file:
-        return {key: file[key] for key in file.files}
-
-
-def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
-    from safetensors.numpy import load_file
-
-    return load_file(path)
-
-
-def _read_torch(path: Path) -> dict[str, np.ndarray]:
-    try:
-        import torch
-    except ImportError:
-        raise InputError(f"{path}: reading .pt/.pth needs torch: pip install torch") from None
-    loaded = torch.load(path, map_location="cpu", weights_only=True)
-    loaded = loaded.get("state_dict", loaded)
-    return {key: value.float().numpy() for key, value in loaded.items()}
-
-
-# One entry a family: the class's name, and its rules for this instance.
-RULES: dict[str, Callable[[Any], tuple[Rule, ...]]] = {"CXV": _cxv_rules}
-
-READERS: dict[str, Callable[[Path], dict[str, np.ndarray]]] = {
-    ".npz": _read_npz,
-    ".safetensors": _read_safetensors,
-    ".pt": _read_torch,
-    ".pth": _read_torch,
-}
