@@ -1,0 +1,140 @@
+"""The two-phase optimizer against PyTorch's stored steps and against plain optax."""
+
+from pathlib import Path
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from cxv_jax import optimizer
+from cxv_jax.errors import InputError
+
+GOLDEN = Path(__file__).parent / "golden" / "cxv" / "optim.npz"
+PARAMS = {"body": {"kernel": np.linspace(-1, 1, 6, dtype=np.float32).reshape(2, 3)}}
+PARAMS |= {"head": {"kernel": np.ones((3, 2), np.float32), "bias": np.zeros(2, np.float32)}}
+
+
+def steps(tx, opt_state, params, count, gradient=jnp.sin):
+    for _ in range(count):
+        grads = jax.tree.map(lambda p: gradient(3 * p + 1), params)
+        updates, opt_state = tx.update(grads, opt_state, params)
+        params = optax.apply_updates(params, updates)
+    return params, opt_state
+
+
+def test_both_phases_equal_pytorch_across_the_handoff() -> None:
+    golden = np.load(GOLDEN)
+    names = [k.split(":")[1] for k in golden.files if k.startswith("init:")]
+    params = {k: jnp.asarray(golden[f"init:{k}"]) for k in names}
+
+    def loss(p):
+        curve = [0.5 * golden[f"curv:{k}"] * (p[k] - golden[f"centre:{k}"]) ** 2 for k in names]
+        waves = [jnp.sin(golden[f"freq:{k}"] * p[k]) for k in names]
+        return sum(x.sum() for x in curve + waves)
+
+    phases = {
+        "adamw": optimizer.phase({"adamw": optimizer.adamw()}),
+        "sgd": optimizer.phase({"sgd": optimizer.sgd()}),
+    }
+    for name, tx in phases.items():
+        opt_state = optimizer.handoff(tx, params)
+        for t in range(10):
+            grads = jax.grad(loss)(params)
+            updates, opt_state = tx.update(grads, opt_state, params)
+            params = optax.apply_updates(params, updates)
+            for k in names:
+                want = golden[f"{name}:param:{t}:{k}"]
+                np.testing.assert_allclose(params[k], want, rtol=1e-6, atol=1e-6)
+
+
+def test_a_phase_is_the_plain_optimizer_and_the_handoff_starts_afresh() -> None:
+    one = optimizer.phase({"adamw": optimizer.adamw(1e-2, weight_decay=0.1)})
+    two = optimizer.phase({"sgd": optimizer.sgd(1e-2)})
+    plain = optax.adamw(1e-2, weight_decay=0.1), optax.sgd(1e-2, momentum=0.9)
+    ours, _ = steps(one, one.init(PARAMS), PARAMS, 5)
+    ours, _ = steps(two, optimizer.handoff(two, ours), ours, 5)
+    want, _ = steps(plain[0], plain[0].init(PARAMS), PARAMS, 5)
+    want, _ = steps(plain[1], plain[1].init(want), want, 5)
+    chex.assert_trees_all_close(ours, want, rtol=1e-6)
+
+
+def test_a_partial_handoff_keeps_the_head_on_adamw() -> None:
+    tx = optimizer.phase(
+        {"sgd": optimizer.sgd(1e-2), "adamw": optimizer.adamw(1e-3)},
+        labels=[("^head", "adamw"), (".*", "sgd")],
+    )
+    ours, opt_state = steps(tx, tx.init(PARAMS), PARAMS, 3)
+    for name, plain in {
+        "head": optax.adamw(1e-3, weight_decay=0.01),
+        "body": optax.sgd(1e-2, 0.9),
+    }.items():
+        want, _ = steps(plain, plain.init(PARAMS[name]), PARAMS[name], 3)
+        chex.assert_trees_all_close(ours[name], want, rtol=1e-6)
+    rates = optimizer.learning_rates(opt_state)
+    np.testing.assert_allclose([rates["adamw"], rates["sgd"]], [1e-3, 1e-2])
+
+
+def test_memory_holds_only_the_running_phase() -> None:
+    size = sum(x.size for x in jax.tree.leaves(PARAMS))
+    for tx, slots in [(optimizer.adamw(), 2), (optimizer.sgd(), 1)]:
+        opt_state = optimizer.phase({"x": tx}).init(PARAMS)
+        held = sum(x.size for x in jax.tree.leaves(opt_state) if x.ndim)
+        assert held == slots * size
+
+
+def test_a_new_learning_rate_needs_no_new_trace() -> None:
+    tx = optimizer.phase({"adamw": optimizer.adamw()})
+    opt_state = tx.init(PARAMS)
+
+    @jax.jit
+    @chex.assert_max_traces(1)
+    def update(opt_state, params):
+        updates, opt_state = tx.update(params, opt_state, params)
+        return optax.apply_updates(params, updates), opt_state
+
+    moved, opt_state = update(opt_state, PARAMS)
+    opt_state = optax.tree.set(opt_state, learning_rate=jnp.float32(0))
+    still, opt_state = update(opt_state, moved)
+    chex.assert_trees_all_equal(still, moved)
+
+
+@pytest.mark.parametrize("kind", ["constant", "cosine"])
+def test_schedules_follow_their_formula(kind: str) -> None:
+    rate = optimizer.schedule(kind, 0.1, warmup_steps=5, total_steps=25)
+    got = [float(rate(t)) for t in range(25)]
+    after = [0.1 if kind == "constant" else 0.05 * (1 + np.cos(np.pi * t / 20)) for t in range(20)]
+    np.testing.assert_allclose(got, [0.02, 0.04, 0.06, 0.08, 0.1, *after], rtol=1e-5)
+
+
+def test_decay_spares_biases() -> None:
+    tx = optimizer.adamw(1.0, weight_decay=0.5, mask=optimizer.decay_mask)
+    grads = jax.tree.map(jnp.zeros_like, PARAMS)
+    updates, _ = tx.update(grads, tx.init(PARAMS), PARAMS)
+    np.testing.assert_allclose(updates["head"]["kernel"], -0.5 * PARAMS["head"]["kernel"])
+    np.testing.assert_array_equal(updates["head"]["bias"], 0)
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda: optimizer.by_name("adamww", 0.1), "adamww"),
+        (lambda: optimizer.by_name("sgd", 0.1, {"momentun": 0.9}), "momentun"),
+        (lambda: optimizer.schedule("linear", 0.1), "linear"),
+        (lambda: optimizer.phase({"a": optax.sgd(1)}, [("x", "b")]), "'b'"),
+        (lambda: optimizer.phase({"a": optax.sgd(1)}, [("^y", "a")]).init(PARAMS), "body/kernel"),
+    ],
+)
+def test_mistakes_are_named(call, words: str) -> None:
+    with pytest.raises(InputError, match=words):
+        call()
+
+
+def test_any_optax_optimizer_can_be_a_phase() -> None:
+    tx = optimizer.phase({"lion": optimizer.by_name("lion", 1e-3, {"b1": 0.8})})
+    ours, _ = steps(tx, tx.init(PARAMS), PARAMS, 3)
+    plain = optax.lion(1e-3, b1=0.8)
+    want, _ = steps(plain, plain.init(PARAMS), PARAMS, 3)
+    chex.assert_trees_all_close(ours, want, rtol=1e-6)
