@@ -98,7 +98,7 @@ class Checkpointer:
         arrays = {path: x for path, x in leaves.items() if x.size}
         self._orbax.save(
             self._directory / f"{step}.new",
-            args=ocp.args.Composite(state=ocp.args.StandardSave(arrays)),
+            args=ocp.args.Composite(state=ocp.args.PyTreeSave(arrays)),
         )
         self._pending = self._thread.submit(self._finish, step, record)
 
@@ -125,13 +125,15 @@ class Checkpointer:
         self.wait()
         return self._record(step)["meta"]
 
-    def restore(self, step: int, template: PyTree) -> PyTree:
+    def restore(self, step: int, template: PyTree, *, whole: bool = True) -> PyTree:
         """The state saved at ``step``, in the structure and on the devices of ``template``.
 
         Args:
           step: one of ``steps()``.
           template: a state of the same structure: arrays or ``jax.ShapeDtypeStruct``. Leaves come
             back with its sharding, on any number of devices; those without one as NumPy arrays.
+          whole: False lets the step hold leaves that the template lacks, which are not read:
+            weights without their optimizer state.
 
         Raises:
           InputError: no such complete step; a file of it is damaged, missing or extra; or the
@@ -140,9 +142,15 @@ class Checkpointer:
         self.wait()
         self._verify(step)
         wanted = _flatten(template)
-        self._check_match(step, self._record(step)["leaves"], _describe(wanted))
+        saved = self._record(step)["leaves"]
+        if not whole:
+            saved = {path: kind for path, kind in saved.items() if path in wanted}
+        self._check_match(step, saved, _describe(wanted))
         target = {path: _target(x) for path, x in wanted.items() if x.size}
-        items = ocp.args.Composite(state=ocp.args.StandardRestore(target))
+        arguments = ocp.checkpoint_utils.construct_restore_args(target)
+        items = ocp.args.Composite(
+            state=ocp.args.PyTreeRestore(target, restore_args=arguments, partial_restore=not whole)
+        )
         restored = self._orbax.restore(self._directory / str(step), args=items).state
         leaves = {path: restored[path] if x.size else _empty(x) for path, x in wanted.items()}
         self._check_match(step, _describe(leaves), _describe(wanted))

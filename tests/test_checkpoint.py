@@ -142,6 +142,16 @@ def test_restores_onto_another_number_of_devices(checkpointer, saved_on, restore
     assert jax.tree.map(lambda x: x.sharding, restored) == placed(restored_on)
 
 
+def test_weights_alone_can_be_restored(checkpointer):
+    saved = make_state()
+    checkpointer.save(1, saved, {})
+    template = jax.eval_shape(make_state).replace(opt_state=None, extra={"rng": saved.extra["rng"]})
+    part = checkpointer.restore(1, template, whole=False)
+    assert_same_bits(part, saved.replace(opt_state=None, extra={"rng": saved.extra["rng"]}))
+    with pytest.raises(InputError, match="params"):
+        checkpointer.restore(1, template.replace(params={"other": jnp.zeros(2)}), whole=False)
+
+
 @pytest.mark.parametrize(
     ("change", "path"),
     [

@@ -1,0 +1,26 @@
+# Needs only make and Python 3.11 to 3.13; nothing here needs root, a GPU or a prepared machine.
+PYTHON ?= python3
+BIN := .venv/bin
+CONFIG ?= experiments/configs/digits.py
+
+.PHONY: train test lint
+
+train: .venv/installed
+	$(BIN)/python -m experiments.train --config=$(CONFIG) $(ARGS)
+
+test: .venv/installed
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: .venv/linters
+	.ci/lint
+
+.venv/installed: pyproject.toml requirements.txt
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' || \
+	  { echo "error: $(PYTHON) is not Python 3.11 to 3.13; try make PYTHON=python3.12 $(MAKECMDGOALS)" >&2; exit 2; }
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[test]'
+	@touch $@
+
+.venv/linters: .venv/installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check 'mypy>=1.15,<3' 'ruff>=0.11,<1'
+	@touch $@
