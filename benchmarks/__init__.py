@@ -1,0 +1,1 @@
+"""Comparisons with other frameworks; torch comes with the dev extra."""
