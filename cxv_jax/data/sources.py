@@ -1,8 +1,17 @@
-"""Labelled images by name: ``load("digits")``."""
+"""Labelled images by name, from files in any of the usual forms: one entry, :func:`load`."""
+
+import os
+from pathlib import Path
 
 import numpy as np
 
+from cxv_jax.data import cifar, folder, npz, tiny_imagenet
+from cxv_jax.data.cifar_files import CLASSES
+from cxv_jax.data.images import Resized
 from cxv_jax.data.splits import Dataset, Split, complete
+from cxv_jax.errors import InputError
+
+Parts = tuple[list[str], dict[str, Split]]  # Class names, and the source's own splits.
 
 
 def load(
@@ -18,15 +27,33 @@ def load(
 ) -> Dataset:
     """Open a source of labelled images.
 
+    ================== ==========================================================================
+    ``digits``         scikit-learn's handwritten digits, 8x8; needs no file.
+    ``cifar10``        The official binary or python archive in ``data_dir``, packed or extracted;
+    ``cifar100``       an archive must have the official digest or one told, see :mod:`.cifar`.
+    ``tiny_imagenet``  The official zip file in ``data_dir``, packed or extracted.
+    ``tfds:NAME``      A set that TFDS prepared as ArrayRecord (also ``NAME/CONFIG``); for CIFAR
+                       ``python -m experiments.prepare_data cifar10`` does it.
+    ``folder:PATH``    ``PATH/train/CLASS/*.jpg`` with optional ``val`` and ``test``, or plain
+                       ``PATH/CLASS/*.jpg``; needs ``image_size``.
+    ``npz:FILE``       ``images``, ``labels``, optional ``class_names``, ``test_images``, ...
+    ================== ==========================================================================
+
+    A source with ``val`` but no ``test`` (Tiny ImageNet, whose test labels are not public) is
+    tested on its ``val``; one with neither on a fixed 20 % of every class. Validation is held out
+    of train unless the source has both.
+
     Args:
-      source: ``digits`` (scikit-learn's, 8x8).
+      source: see the table.
       seed: fixes the validation split and the subset; never the test split.
       val_fraction: share of every class of train held out for validation (0: none).
       val_per_class: if positive, that many of every class instead.
       subset_per_class: if positive, keep that many of every class of train, before validation is
         held out of it.
-      image_size: pixels a side (0: as the source has them).
-      data_dir: where the files of the source are.
+      image_size: pixels a side (0: as the source has them): the shorter side is resized to it, the
+        centre cropped.
+      data_dir: where the files of the source are; default ``$TFDS_DATA_DIR`` or
+        ``~/tensorflow_datasets``.
       on_bad_image: ``refuse`` or ``skip`` image files that cannot be read.
 
     Returns:
@@ -34,8 +61,20 @@ def load(
 
     Raises:
       InputError: one line about what is wrong with the arguments or the files.
+
+    Example:
+      >>> digits = load("digits", val_fraction=0.2)
+      >>> {name: len(split) for name, split in digits.splits.items()}
+      {'train': 1149, 'val': 289, 'test': 359}
     """
-    class_names, splits = _digits()
+    if on_bad_image not in ("refuse", "skip"):
+        raise InputError(f"data.on_bad_image: expected refuse or skip, got {on_bad_image!r}")
+    if image_size < 0:
+        raise InputError(f"data.image_size: expected 0 or more, got {image_size}")
+    place = Path(data_dir).expanduser() if data_dir else default_dir()
+    class_names, splits = _read(source, place, image_size, on_bad_image)
+    if image_size:
+        splits = {name: _resized(split, image_size) for name, split in splits.items()}
     return complete(
         source,
         class_names,
@@ -47,7 +86,41 @@ def load(
     )
 
 
-def _digits() -> tuple[list[str], dict[str, Split]]:
+def default_dir() -> Path:
+    """Where TFDS keeps its data sets."""
+    return Path(os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser()
+
+
+def _read(source: str, place: Path, image_size: int, on_bad_image: str) -> Parts:
+    kind, _, argument = source.partition(":")
+    match kind:
+        case "digits" if not argument:
+            return _digits()
+        case "cifar10" | "cifar100" if not argument:
+            parts = cifar.read(source, place)
+            return CLASSES[source], {k: Split(v.images, v.labels) for k, v in parts.items()}
+        case "tiny_imagenet" if not argument:
+            return tiny_imagenet.read(place, on_bad_image)
+        case "folder" if argument:
+            return folder.read(Path(argument).expanduser(), image_size, on_bad_image)
+        case "npz" if argument:
+            return npz.read(Path(argument).expanduser())
+        case "tfds" if argument:
+            from cxv_jax.data import prepared  # TFDS takes a while to import.
+
+            return prepared.read(argument, place, image_size)
+    raise InputError(
+        f"data.source: {source!r} is none of digits, cifar10, cifar100, tiny_imagenet, tfds:NAME, "
+        "folder:PATH, npz:FILE"
+    )
+
+
+def _resized(split: Split, image_size: int) -> Split:
+    same = split.image_shape[:2] == (image_size, image_size)
+    return split if same else Split(Resized(split.images, image_size), split.labels)
+
+
+def _digits() -> Parts:
     """1,797 handwritten digits, grey levels 0..16, inside scikit-learn."""
     from sklearn.datasets import load_digits
 

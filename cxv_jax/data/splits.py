@@ -129,7 +129,8 @@ def complete(
 ) -> Dataset:
     """Cut the source's own splits into ``train``, ``val`` and ``test``.
 
-    1. No ``test``: ``TEST_FRACTION`` of every class of train, by a constant seed.
+    1. No ``test``: ``val`` is taken for it, or else ``TEST_FRACTION`` of every class of train, by a
+       constant seed.
     2. ``subset_per_class`` > 0: train keeps that many of every class, fixed by ``seed``.
     3. No ``val``: ``val_per_class``, or else ``val_fraction``, of what train then is, by ``seed``;
        so a limited-data study pays for its validation images. Both 0: no ``val``.
@@ -155,6 +156,8 @@ def complete(
         return class_counts(splits["train"].labels, classes)
 
     _refuse_small(name, class_names, counts(), 0, "in train")
+    if "test" not in splits and "val" in splits:
+        splits["test"] = splits.pop("val")
     if "test" not in splits:
         _refuse_small(name, class_names, counts(), 1, "to hold out a test split")
         cut("test", fractions(counts(), TEST_FRACTION), TEST_SEED)
