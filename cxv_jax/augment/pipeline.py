@@ -1,0 +1,114 @@
+"""One augmentation function from a handful of settings."""
+
+import difflib
+import math
+from collections.abc import Callable
+from functools import partial
+
+import jax
+from jaxtyping import Array, Float, PRNGKeyArray, Shaped
+
+from cxv_jax.augment import boxes, geometry, mixing, policies
+from cxv_jax.errors import InputError
+
+Batch = tuple[Shaped[Array, "batch height width channels"], Float[Array, "batch classes"]]
+Augment = Callable[[PRNGKeyArray, Array, Array], Batch]
+
+POLICIES = ("none", "trivial", "rand")
+
+
+def make(
+    *,
+    flip: bool = False,
+    crop_padding: int = 0,
+    random_resized_crop: float = 0.0,
+    policy: str = "none",
+    rand_layers: int = 2,
+    rand_magnitude: int = 9,
+    erase_probability: float = 0.0,
+    mixup_alpha: float = 0.0,
+    cutmix_alpha: float = 0.0,
+) -> Augment:
+    """Build ``augment(rng, images, targets) -> (images, targets)`` for use inside a jitted step.
+
+    The order is crop, flip, policy, erasing, mixing. What is off adds no operation; with all
+    off the function returns its input itself.
+
+    Args:
+      flip: mirror half of the images left to right.
+      crop_padding: pixels of black border before a crop to the old size; 0 is off.
+      random_resized_crop: least part of the area in a random resized crop; 0 is off.
+      policy: "none", "trivial" (TrivialAugmentWide) or "rand" (RandAugment).
+      rand_layers: operations per image of RandAugment, at least 1.
+      rand_magnitude: strength of RandAugment, 0 to 30.
+      erase_probability: part of the images with a random box painted black (before the
+        normalisation: erasing after it is not needed).
+      mixup_alpha: α of mixup; 0 is off.
+      cutmix_alpha: α of CutMix; 0 is off. With both on, either with probability 1/2 per batch.
+
+    Returns:
+      A pure function of a random key, uint8 images [batch, height, width, channels] and float
+      targets [batch, classes]. It returns levels in 0..255, float32 if it mixes, else uint8.
+
+    Raises:
+      InputError: for a value out of range or an unknown policy.
+
+    >>> augment = make(flip=True, crop_padding=4, policy="trivial", cutmix_alpha=1.0)
+    >>> images, targets = jax.numpy.zeros((8, 32, 32, 3), "uint8"), jax.numpy.eye(8)
+    >>> [x.dtype.name for x in jax.jit(augment)(jax.random.key(0), images, targets)]
+    ['float32', 'float32']
+    """
+    _check_policy(policy)
+    _check_range("crop_padding", crop_padding, 0, whole=True)
+    _check_range("random_resized_crop", random_resized_crop, 0, 1)
+    _check_range("rand_layers", rand_layers, 1, whole=True)
+    _check_range("rand_magnitude", rand_magnitude, 0, policies.MAGNITUDE_BINS - 1, whole=True)
+    _check_range("erase_probability", erase_probability, 0, 1)
+    _check_range("mixup_alpha", mixup_alpha, 0)
+    _check_range("cutmix_alpha", cutmix_alpha, 0)
+
+    stages: list[Callable[[PRNGKeyArray, Array], Array]] = []
+    if random_resized_crop:
+        stages.append(partial(boxes.random_resized_crop, scale=(random_resized_crop, 1.0)))
+    if crop_padding:
+        stages.append(partial(geometry.pad_and_crop, padding=crop_padding))
+    if flip:
+        stages.append(geometry.random_flip)
+    if policy == "trivial":
+        stages.append(policies.trivial_augment_wide)
+    if policy == "rand":
+        rand = partial(policies.rand_augment, num_layers=rand_layers, magnitude=rand_magnitude)
+        stages.append(rand)
+    if erase_probability:
+        stages.append(partial(boxes.random_erasing, probability=erase_probability))
+
+    def augment(rng: PRNGKeyArray, images: Array, targets: Array) -> Batch:
+        for number, stage in enumerate(stages):
+            images = stage(jax.random.fold_in(rng, number), images)
+        if mixup_alpha or cutmix_alpha:
+            mix_rng = jax.random.fold_in(rng, len(stages))
+            return mixing.mixup_or_cutmix(mix_rng, images, targets, mixup_alpha, cutmix_alpha)
+        return images, targets
+
+    return augment
+
+
+def _check_policy(policy: str) -> None:
+    """Refuse an unknown policy and name the nearest."""
+    if policy not in POLICIES:
+        nearest = difflib.get_close_matches(str(policy), POLICIES, n=1, cutoff=0)
+        raise InputError(
+            f"augment: unknown policy {policy!r}, expected one of {', '.join(POLICIES)}; "
+            f"did you mean {nearest[0]!r}?"
+        )
+
+
+def _check_range(
+    name: str, value: float, low: float, high: float = math.inf, whole: bool = False
+) -> None:
+    """Refuse a number that is not in [low, high], or not whole."""
+    kinds = int if whole else (int, float)
+    if not (isinstance(value, kinds) and low <= value <= high and value < math.inf):
+        number = "a whole number" if whole else "a number"
+        wanted = f"of at least {low}" if high == math.inf else f"from {low} to {high}"
+        raise InputError(f"augment: {name} must be {number} {wanted}, got {value!r}")
