@@ -110,9 +110,9 @@ def random_erasing(
 ) -> UInt8[Array, "batch height width channels"]:
     """Paint over one random box of each image with the given probability.
 
-    Zhong et al., arXiv:1708.04896, with timm's ranges. It works on raw pixels; erasing with
-    noise after the normalisation is not offered, since ``fill`` = 0 or the data's mean does the
-    same work. A box may span a whole side (timm: one pixel less).
+    Zhong et al., arXiv:1708.04896, with timm's ranges. It works on raw pixels, before the
+    normalisation; timm's erasing with noise after it is left out. A box may span a whole side
+    (timm: one pixel less).
 
     Args:
       rng: random key.
