@@ -24,12 +24,12 @@ class TrainState:
       ema: moving average of ``params`` and ``batch_stats``, or None.
     """
 
-    step: Array
+    step: Any
     params: Any
     batch_stats: Any
     constants: Any
     opt_state: optax.OptState
-    ema: dict[str, Any] | None
+    ema: Any
 
     def variables(self) -> dict[str, Any]:
         """What evaluation applies: the moving average where there is one."""

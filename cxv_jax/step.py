@@ -60,7 +60,7 @@ def train_step(
     targets = jax.nn.one_hot(batch["label"], config.num_classes)
     images, targets = config.augment(augment_rng, batch["image"], targets)
     images = normalise(images, config.mean, config.std)
-    constants = _redraw(config, redraw_rng, state)
+    constants = constants_of(config, redraw_rng, state)
 
     def loss_fn(params: Any) -> tuple[Array, Any]:
         variables = {"params": params, "batch_stats": state.batch_stats, "constants": constants}
@@ -117,7 +117,8 @@ def many(step: Callable[..., tuple[Any, metrics.Sums]], fetch: Fetch) -> Callabl
     return call
 
 
-def _redraw(config: StepConfig, rng: Array, state: TrainState) -> Any:
+def constants_of(config: StepConfig, rng: Array, state: TrainState) -> Any:
+    """The constants of this step: redrawn every ``redraw_every`` steps, else the state's."""
     if not config.redraw_every or not state.constants:
         return state.constants
     due = (state.step % config.redraw_every == 0) & (state.step > 0)

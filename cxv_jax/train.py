@@ -86,6 +86,10 @@ def train_and_evaluate(
     txs = {n: build_phase(config, n, train_loader.steps_per_epoch) for n in ("phase1", "phase2")}
     create = partial(_create_state, config, model, dataset.image_shape)
     templates = {name: _template(partial(create, tx), mesh) for name, tx in txs.items()}
+    trainers = {
+        name: _trainer(config, model, txs[name], name, templates[name], dataset, train_loader)
+        for name in txs
+    }
     evaluate = _evaluator(config, model)
     rng = jax.device_put(jax.random.key(config.seed), sharding.replicated(mesh))
 
@@ -114,18 +118,11 @@ def train_and_evaluate(
 
     with Interrupt() as interrupt, Report(workdir, quiet=quiet, resume_step=resumed or 0) as report:
         if resumed is not None:
-            report.message(f"resuming {workdir} from step {resumed}, epoch {progress.epoch}")
+            where = f"phase {progress.phase}, {progress.epoch} whole epochs done"
+            report.message(f"resuming {workdir} from step {resumed} ({where})")
         while True:
             phase = config[progress.name]
-            train = _trainer(
-                config,
-                model,
-                txs[progress.name],
-                progress.name,
-                templates[progress.name],
-                dataset.num_classes,
-                train_loader.fetch,
-            )
+            train = trainers[progress.name]
             while progress.phase_epoch < phase.epochs and progress.patience < phase.patience:
                 # One epoch of steps.
                 epoch, epoch_started, first_step = progress.epoch + 1, time.time(), progress.steps
@@ -162,11 +159,9 @@ def train_and_evaluate(
                 if improved:
                     progress.best[progress.name] = {**results, "epoch": epoch}
 
-                # Save, then report.
-                save(best_of=progress.name if improved else None)
+                # Report, then save: a resumed run drops the lines beyond its checkpoint.
                 report.end_epoch(
                     {
-                        "kind": "epoch",
                         "phase": progress.phase,
                         "epoch": epoch,
                         "step": int(state.step),
@@ -181,8 +176,10 @@ def train_and_evaluate(
                         "learning_rate": _learning_rate(state),
                         "images_per_second": rate,
                         "seconds": seconds,
+                        "selection": config.selection,
                     }
                 )
+                save(best_of=progress.name if improved else None)
                 stop_if_asked()
 
             # Hand the best weights over to the second optimizer.
@@ -195,7 +192,6 @@ def train_and_evaluate(
             progress.phase, progress.phase_epoch, progress.patience = 2, 0, 0
             report.handoff(
                 {
-                    "kind": "handoff",
                     "phase": 2,
                     "epoch": progress.epoch,
                     "step": int(state.step),
@@ -321,22 +317,22 @@ def _trainer(
     tx: optax.GradientTransformation,
     name: str,
     template: TrainState,
-    num_classes: int,
-    fetch: step.Fetch,
+    dataset: sources.Dataset,
+    loader: Loader,
 ) -> Callable:
     """The compiled update of a phase: ``(state, rng, data, feed) -> (state, sums)``."""
     phase = config[name]
     step_config = step.StepConfig(
         mean=tuple(config.data.mean),
         std=tuple(config.data.std),
-        num_classes=num_classes,
+        num_classes=dataset.num_classes,
         label_smoothing=phase.label_smoothing,
         ema_decay=config.ema_decay,
         augment=augment.make(**phase.augment),
-        redraw=_redraw_projections,
+        redraw=redraw_projections,
         redraw_every=config.redraw_every,
     )
-    update = step.many(partial(step.train_step, model, tx, step_config), fetch)
+    update = step.many(partial(step.train_step, model, tx, step_config), loader.fetch)
     return jax.jit(update, donate_argnums=0, out_shardings=(_places(template), None))
 
 
@@ -373,8 +369,8 @@ def _read(late: tuple[int, metrics.Sums], progress: Progress, report: Report) ->
     report.update(count, **{k: v for k, v in metrics.means(sums).items() if k != "top5"})
 
 
-def _redraw_projections(rng: jax.Array, constants: Any) -> Any:
-    """New random features for every layer, each from its own key."""
+def redraw_projections(rng: jax.Array, constants: Any) -> Any:
+    """New random features for every layer of ``constants``, each from its own key."""
     leaves, tree = jax.tree.flatten(constants)
     rngs = jax.random.split(rng, len(leaves))
     new = [random_projection(r, *leaf.shape) for r, leaf in zip(rngs, leaves, strict=True)]

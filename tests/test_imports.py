@@ -61,4 +61,6 @@ def test_only_checkpoint_imports_orbax() -> None:
 def test_flax_stays_out_of_the_pure_parts(name: str) -> None:
     files = [path for path in FILES if part(path) == name]
     assert files
-    assert not [path for path in files if "flax" in path.read_text().replace("flax.linen.Multi", "")]
+    assert not [
+        path for path in files if "flax" in path.read_text().replace("flax.linen.Multi", "")
+    ]

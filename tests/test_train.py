@@ -1,0 +1,243 @@
+"""The training loop: resumes bit for bit, same on 1 and 8 devices, honest in what it reports."""
+
+import json
+import os
+import signal
+import warnings
+from functools import partial
+from pathlib import Path
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import orbax.checkpoint as ocp
+import pytest
+from ml_collections import ConfigDict
+
+from cxv_jax import augment, models, optimizer, report, sharding, state, step, train
+from cxv_jax.checkpoint import Checkpointer
+from cxv_jax.errors import InputError
+from cxv_jax.interrupt import Interrupted
+from experiments.configs import digits
+
+TINY = {"embed_dim": 8, "depth": 1, "num_heads": 1, "head_dim": 4}
+
+
+def tiny_config(model: str = "cpv") -> ConfigDict:
+    config = digits.get_config(model)
+    config.model.update(TINY)
+    config.data.subset_per_class = 30
+    config.batch_size = 64
+    config.phase1.update(epochs=2, patience=5)
+    config.phase2.update(epochs=1, patience=5)
+    return config
+
+
+def final_state(workdir: Path) -> dict[str, np.ndarray]:
+    """Every array of the latest checkpoint, by name."""
+    step_number = Checkpointer(workdir / "checkpoints").latest_step()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Orbax would rather be told the devices.
+        return ocp.PyTreeCheckpointer().restore(
+            workdir / "checkpoints" / str(step_number) / "state"
+        )
+
+
+def interrupt_after(monkeypatch: pytest.MonkeyPatch, calls: int, number: int) -> None:
+    """Send this process a signal when the loop has reported its ``calls``-th step."""
+    original, seen = report.Report.update, [0]
+
+    def update(self, *args, **kwargs):
+        seen[0] += 1
+        if seen[0] == calls:
+            os.kill(os.getpid(), number)
+        return original(self, *args, **kwargs)
+
+    monkeypatch.setattr(report.Report, "update", update)
+
+
+@pytest.mark.smoke
+@pytest.mark.parametrize(
+    ("loader", "calls", "number"),
+    [
+        ("resident", 2, signal.SIGINT),
+        ("streaming", 6, signal.SIGTERM),
+        ("resident", 10, signal.SIGTERM),
+    ],
+    ids=["in epoch 1", "in epoch 2, streaming", "in phase 2"],
+)
+def test_an_interrupted_run_ends_with_the_same_bits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, loader: str, calls: int, number: int
+) -> None:
+    config = tiny_config()
+    config.data.loader = loader
+    whole = train.train_and_evaluate(config, tmp_path / "whole")
+    with monkeypatch.context() as patch:
+        interrupt_after(patch, calls, number)
+        with pytest.raises(Interrupted) as stopped:
+            train.train_and_evaluate(config, tmp_path / "cut")
+    assert stopped.value.signal == number
+    resumed = train.train_and_evaluate(config, tmp_path / "cut")
+    chex.assert_trees_all_equal(final_state(tmp_path / "whole"), final_state(tmp_path / "cut"))
+    assert resumed["phases"] == whole["phases"]
+    lines = [
+        (tmp_path / name / "metrics.jsonl").read_text().splitlines() for name in ("whole", "cut")
+    ]
+    epochs = [
+        [(r["epoch"], r["train_loss"]) for r in map(json.loads, each) if r["kind"] == "epoch"]
+        for each in lines
+    ]
+    assert epochs[0] == epochs[1]
+
+
+def losses_on(devices: int, model: str, count: int = 20) -> tuple[list[float], state.TrainState]:
+    """Losses of ``count`` steps on the first ``devices`` devices."""
+    types = (jax.sharding.AxisType.Auto,) * 2
+    mesh = jax.make_mesh((devices, 1), ("data", "fsdp"), types, devices=jax.devices()[:devices])
+    module = models.create(model, **(TINY if model == "cpv" else {"widths": (8, 8, 8, 8)}))
+    tx = optimizer.phase({"sgd": optimizer.sgd(0.003)})
+    config = step.StepConfig(
+        mean=(0.5,) * 3,
+        std=(0.5,) * 3,
+        num_classes=10,
+        label_smoothing=0.1,
+        ema_decay=0.0,
+        augment=augment.make(crop_padding=1, flip=True),
+        redraw=None,
+        redraw_every=0,
+    )
+    created = jax.jit(partial(state.create, module, tx, image_shape=(8, 8, 3)))(jax.random.key(0))
+    placed = jax.device_put(created, sharding.state_sharding(created, mesh))
+    update = jax.jit(partial(step.train_step, module, tx, config), donate_argnums=0)
+    draw, losses = np.random.default_rng(0), []
+    rng = jax.device_put(jax.random.key(1), sharding.replicated(mesh))
+    for _ in range(count):
+        batch = {
+            "image": draw.integers(0, 256, (32, 8, 8, 3), dtype=np.uint8),
+            "label": draw.integers(0, 10, 32, dtype=np.int32),
+        }
+        batch = jax.device_put(batch, sharding.batch_sharding(mesh))
+        assert batch["image"].sharding.shard_shape((32, 8, 8, 3))[0] == 32 // devices
+        placed, sums = update(placed, rng, batch)
+        losses.append(float(sums["loss"]) / 32)
+    return losses, placed
+
+
+@pytest.mark.parametrize("model", ["cpv", "resnet18"])
+def test_eight_devices_compute_what_one_does(model: str) -> None:
+    many, last = losses_on(8, model)
+    one, _ = losses_on(1, model)
+    np.testing.assert_allclose(many, one, atol=1e-5)
+    assert many[-1] != many[0]
+    assert len(jax.tree.leaves(last.params)[0].sharding.device_set) == 8
+
+
+def test_one_batch_can_be_learnt_by_heart() -> None:
+    module, tx = models.create("cltv", **TINY), optimizer.phase({"adamw": optimizer.adamw(0.01)})
+    draw = np.random.default_rng(0)
+    images = jnp.asarray(draw.normal(size=(16, 8, 8, 3)), jnp.float32)
+    labels = jnp.arange(16) % 10
+    params = jax.jit(module.init)(jax.random.key(0), images)["params"]
+    opt_state = tx.init(params)
+
+    @jax.jit
+    def update(params, opt_state):
+        def loss_fn(p):
+            logits = module.apply({"params": p}, images)
+            return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
+
+        loss, grads = jax.value_and_grad(loss_fn)(params)
+        updates, opt_state = tx.update(grads, opt_state, params)
+        return optax.apply_updates(params, updates), opt_state, loss
+
+    for _ in range(150):
+        params, opt_state, loss = update(params, opt_state)
+    assert loss < 0.05
+
+
+def test_each_phase_is_traced_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    traces = []
+
+    def counted(*args, **kwargs):
+        traces.append(1)
+        return original(*args, **kwargs)
+
+    original = step.train_step
+    monkeypatch.setattr(step, "train_step", counted)
+    train.train_and_evaluate(tiny_config(), tmp_path)
+    assert len(traces) == 2
+
+
+def test_the_handoff_starts_from_the_best_weights(tmp_path: Path) -> None:
+    config = tiny_config()
+    config.phase2.learning_rate = 1e-30  # SGD that stands still shows what it was given.
+    summary = train.train_and_evaluate(config, tmp_path)
+    records = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    epochs = [r for r in records if r["kind"] == "epoch"]
+    best = max((r["val_top1"], -r["val_loss"]) for r in epochs if r["phase"] == 1)
+    (second,) = [(r["val_top1"], -r["val_loss"]) for r in epochs if r["phase"] == 2]
+    np.testing.assert_allclose(second, best, rtol=1e-6)
+    assert summary["phases"]["phase2"]["test_top1"] == summary["phases"]["phase1"]["test_top1"]
+
+
+def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_checkpoint(tmp_path: Path) -> None:
+    config = tiny_config()
+    train.train_and_evaluate(config, tmp_path)
+    before = Checkpointer(tmp_path / "checkpoints").steps()
+    config.phase2.epochs, config.phase2.learning_rate = 3, 1e30
+    with pytest.raises(InputError, match=r"loss is (nan|inf) in step \d of epoch \d"):
+        train.train_and_evaluate(config, tmp_path, fork=True)
+    assert set(before) <= set(Checkpointer(tmp_path / "checkpoints").steps())
+
+
+def test_another_config_is_refused_with_the_fields_named(tmp_path: Path) -> None:
+    config = tiny_config()
+    config.phase2.epochs = 0
+    config.phase1.epochs = 1
+    train.train_and_evaluate(config, tmp_path)
+    config.phase1.learning_rate = 0.5
+    before = sorted(p.name for p in tmp_path.rglob("*"))
+    with pytest.raises(InputError, match=r"phase1.learning_rate was 0.001, is 0.5.*--fork"):
+        train.train_and_evaluate(config, tmp_path)
+    assert sorted(p.name for p in tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"batch_size": 60}, "60.*8 devices"),
+        ({"batch_size": 4096}, "4096"),
+        ({"model.name": "cpw"}, "cpv"),
+        ({"phase1.patience": 0}, "phase1.patience"),
+        ({"phase1.schedule": "cosin"}, "cosine"),
+        ({"phase2.optimizer": "sdg"}, "sgd"),
+        ({"selection": "train"}, "selection"),
+        ({"data.loader": "fast"}, "loader"),
+        ({"data.source": "digitz"}, "digits"),
+        ({"phase1.augment.policy": "trivil"}, "trivial"),
+        ({"model.dtype": "float31"}, "float31"),
+    ],
+    ids=str,
+)
+def test_bad_fields_are_named_and_nothing_is_written(
+    tmp_path: Path, change: dict, words: str
+) -> None:
+    config = tiny_config()
+    with config.unlocked():
+        config.update_from_flattened_dict(change)
+    with pytest.raises(InputError, match=words):
+        train.train_and_evaluate(config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_projections_are_redrawn_every_n_steps() -> None:
+    constants = {"a": {"projection": jnp.zeros((6, 4))}, "b": {"projection": jnp.zeros((6, 4))}}
+    new = train.redraw_projections(jax.random.key(0), constants)
+    assert not np.allclose(new["a"]["projection"], new["b"]["projection"])
+    config = step.StepConfig((), (), 10, 0.0, 0.0, None, train.redraw_projections, 3)
+    for number, changed in [(0, False), (2, False), (3, True), (4, False), (6, True)]:
+        current = state.TrainState(jnp.asarray(number), {}, {}, constants, (), None)
+        drawn = step.constants_of(config, jax.random.key(0), current)
+        assert bool(jnp.any(drawn["a"]["projection"] != 0)) is changed
