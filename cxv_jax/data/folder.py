@@ -51,6 +51,8 @@ def _read_split(folder: Path, classes: list[str], image_size: int, on_bad_image:
             )
         files += found
         labels += [label] * len(found)
+    if not files:
+        raise InputError(f"{folder}: no images; add {folder}/CLASS/*.jpg or remove the folder")
     names = [str(file.relative_to(folder)) for file in files]
     return checked(str(folder), names, files, labels, image_size, on_bad_image)
 

@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import io
+import os
 import shutil
 import sys
 import urllib.request
@@ -154,7 +155,7 @@ def _check_space(place: Path) -> None:
 def _explain(name: str, place: Path, error: Exception) -> str:
     """One line with what to do, for whatever went wrong."""
     reason = " ".join(f"{type(error).__name__}: {error}".split())
-    if getattr(error, "errno", None) == errno.ENOSPC or shutil.disk_usage(place).free < 2**20:
+    if getattr(error, "errno", 0) == errno.ENOSPC or os.strerror(errno.ENOSPC) in reason:
         need = f", {name} takes up to {SPACE >> 20} MiB" if name in LAYOUTS else ""
         return f"{place}: no space left{need}; free some or choose another --data_dir ({reason})"
     if isinstance(error, PermissionError):

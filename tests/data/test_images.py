@@ -1,0 +1,138 @@
+"""Decoding image files: orientation, modes, crop and resize, against NumPy and jax.image."""
+
+import io
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+from cxv_jax.data.images import ImageFiles, Resized, decode, fit
+from cxv_jax.data.sources import load
+
+RANDOM = np.random.default_rng(0).integers(0, 256, (24, 24, 3), np.uint8)
+
+
+def packed(pixels, kind: str = "PNG", **options) -> bytes:
+    image = pixels if isinstance(pixels, Image.Image) else Image.fromarray(pixels)
+    file = io.BytesIO()
+    image.save(file, kind, **options)
+    return file.getvalue()
+
+
+def test_a_square_image_of_the_right_size_is_left_alone():
+    np.testing.assert_array_equal(decode(packed(RANDOM), 24), RANDOM)
+
+
+@pytest.mark.parametrize("shape", [(24, 31), (31, 24), (24, 25)])
+def test_the_centre_is_cropped(shape):
+    pixels = np.random.default_rng(1).integers(0, 256, (*shape, 3), np.uint8)
+    top, left = ((side - 24) // 2 for side in shape)
+    expected = pixels[top : top + 24, left : left + 24]
+    np.testing.assert_array_equal(decode(packed(pixels), 24), expected)
+
+
+@pytest.mark.parametrize(("shape", "size"), [((50, 30), 12), ((30, 55), 12), ((9, 7), 20)])
+def test_the_shorter_side_is_resized_without_aliasing(shape, size):
+    pixels = np.random.default_rng(2).integers(0, 256, (*shape, 3), np.uint8)
+    scale = size / min(shape)
+    target = [round(side * scale) for side in shape]
+    resized = np.asarray(jax.image.resize(pixels.astype(np.float32), (*target, 3), "linear"))
+    top, left = ((side - size) // 2 for side in target)
+    expected = resized[top : top + size, left : left + size]
+    assert abs(decode(packed(pixels), size) - expected).max() <= 1.01  # Pillow rounds twice.
+
+
+@pytest.mark.parametrize(
+    ("orientation", "upright"),
+    [
+        (1, lambda x: x),
+        (2, lambda x: x[:, ::-1]),
+        (3, lambda x: x[::-1, ::-1]),
+        (4, lambda x: x[::-1]),
+        (5, lambda x: x.transpose(1, 0, 2)),
+        (6, lambda x: np.rot90(x, -1)),
+        (7, lambda x: x[::-1, ::-1].transpose(1, 0, 2)),
+        (8, lambda x: np.rot90(x)),
+    ],
+)
+def test_exif_orientation(orientation, upright):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    np.testing.assert_array_equal(decode(packed(RANDOM, exif=exif), 24), upright(RANDOM))
+
+
+GREY = RANDOM[..., 0]
+ALPHA = np.concatenate([RANDOM, RANDOM[:, ::-1, :1]], -1)
+OPACITY = ALPHA[..., 3:] / 255
+
+
+@pytest.mark.parametrize(
+    ("image", "expected"),
+    [
+        (Image.fromarray(GREY), GREY[..., None].repeat(3, -1)),
+        (Image.fromarray(GREY.astype(np.uint16) * 256 + 77), GREY[..., None].repeat(3, -1)),
+        (Image.fromarray(GREY > 99), np.where(GREY > 99, 255, 0)[..., None].repeat(3, -1)),
+        (Image.fromarray(RANDOM).quantize(16), None),
+        (Image.fromarray(ALPHA), RANDOM * OPACITY + 255 * (1 - OPACITY)),
+        (Image.merge("LA", [Image.fromarray(GREY)] * 2), None),
+    ],
+    ids=["grey", "16 bits", "1 bit", "palette", "transparent", "grey and transparent"],
+)
+def test_modes(image, expected):
+    if image.mode == "P":
+        palette = np.array(image.getpalette()).reshape(-1, 3)
+        expected = palette[np.asarray(image)]
+    if image.mode == "LA":
+        opacity = GREY[..., None] / 255
+        expected = (GREY[..., None] * opacity + 255 * (1 - opacity)).repeat(3, -1)
+    got = decode(packed(image), 24)
+    assert got.dtype == np.uint8
+    assert abs(got - expected).max() <= 1
+
+
+def test_a_transparent_palette_lies_on_white():
+    image = Image.fromarray(RANDOM).quantize(16)
+    clear = np.asarray(image) == 3
+    got = decode(packed(image, transparency=3), 24)
+    assert clear.any()
+    assert (got[clear] == 255).all()
+    assert (got[~clear] == np.asarray(image.convert("RGB"))[~clear]).all()
+
+
+def test_cmyk_jpeg_and_the_first_frame_of_a_gif():
+    flat = np.full((24, 24, 3), (200, 50, 50), np.uint8)
+    jpeg = packed(Image.fromarray(flat).convert("CMYK"), "JPEG", quality=95)
+    assert abs(decode(jpeg, 24).astype(int) - flat).max() <= 4
+    frames = [Image.fromarray(np.full((24, 24), level, np.uint8)) for level in (10, 200)]
+    gif = packed(frames[0], "GIF", save_all=True, append_images=frames[1:])
+    assert (decode(gif, 24) == 10).all()
+
+
+def test_large_jpegs_decoded_small_look_the_same():
+    y, x = np.mgrid[:400, :600]
+    smooth = np.stack([y * 255 / 400, x * 255 / 600, (x + y) * 255 / 1000], -1).astype(np.uint8)
+    jpeg = packed(smooth, "JPEG", quality=95)
+    whole = fit(Image.open(io.BytesIO(jpeg)).convert("RGB"), 40)
+    assert abs(decode(jpeg, 40).astype(int) - np.asarray(whole)).max() <= 4
+
+
+def test_files_are_decoded_at_the_asked_indices(tmp_path):
+    images = np.random.default_rng(3).integers(0, 256, (5, 6, 6, 3), np.uint8)
+    files = [packed(image) for image in images]
+    files[2] = tmp_path / "2.png"
+    files[2].write_bytes(packed(images[2]))
+    lazy = ImageFiles(files, 6)
+    assert (len(lazy), lazy.image_shape) == (5, (6, 6, 3))
+    for index in (np.array([4, 2, 2]), slice(1, 3)):
+        np.testing.assert_array_equal(lazy[index], images[index])
+
+
+def test_any_source_can_be_resized():
+    native, resized = (load("digits", image_size=size).splits["val"] for size in (0, 16))
+    assert isinstance(resized.images.images, Resized)
+    assert resized.image_shape == (16, 16, 3)
+    got = resized.images[np.array([5])][0]
+    expected = jax.image.resize(native.images[5].astype(np.float32), (16, 16, 3), "linear")
+    assert abs(got - np.asarray(expected)).max() <= 1.01
+    np.testing.assert_array_equal(load("digits", image_size=8).splits["val"].images, native.images)
