@@ -11,6 +11,7 @@ from jax import Array
 from jaxtyping import Float
 
 from cxv_jax import attention
+from cxv_jax.kernels import channel_norm, conv_3x3, dropout, gelu, prefers_winograd
 
 AttentionFn = Callable[..., Array]
 
@@ -73,6 +74,11 @@ class Conv(nn.Module):
     ) -> Float[Array, "batch out_height out_width features"]:
         """Apply to ``[batch, height, width, channels]``."""
         pad = self.kernel_size // 2 if self.padding is None else self.padding
+        fast = (
+            (self.kernel_size, self.stride, pad, self.groups) == (3, 1, 1, 1)
+            and self.dtype == jnp.float32
+            and prefers_winograd(x.shape[-1], self.features)
+        )
         layer = nn.Conv(
             self.features,
             (self.kernel_size, self.kernel_size),
@@ -83,63 +89,15 @@ class Conv(nn.Module):
             dtype=self.dtype,
             kernel_init=self.kernel_init,
             bias_init=bias_init(x.shape[-1] // self.groups * self.kernel_size**2),
+            conv_general_dilated=_winograd if fast else None,
         )
         nn.share_scope(self, layer)
         return layer(x)
 
 
-@jax.custom_vjp
-def channel_norm(x: Array, scale: Array, bias: Array) -> Array:
-    """``(x - mu) / (sigma + 1e-5) * scale + bias`` over the last axis, in float32 inside.
-
-    The epsilon is outside the root, as in CXV's code (spec section 2). Where ``sigma`` is 0 the
-    gradient with respect to ``x`` is 0; the reference's is NaN there.
-
-    Args:
-      x: ``[..., channels]``.
-      scale: ``[channels]``.
-      bias: ``[channels]``.
-
-    Returns:
-      ``[..., channels]`` in the type of ``x``.
-    """
-    return _channel_norm_forward(x, scale, bias)[0]
-
-
-def _last_axis(vector: Array, x: Array) -> Array:
-    return vector.reshape((1,) * (x.ndim - 1) + vector.shape)
-
-
-def _standardise(x: Array) -> tuple[Array, Array, Array]:
-    """Centred values, sigma, and 1 / (sigma + epsilon), all float32."""
-    x = x.astype(jnp.float32)
-    centred = x - x.mean(-1, keepdims=True)
-    sigma = jnp.sqrt(jnp.mean(centred * centred, -1, keepdims=True))
-    return centred, sigma, 1 / (sigma + 1e-5)
-
-
-def _channel_norm_forward(x: Array, scale: Array, bias: Array) -> tuple[Array, Any]:
-    centred, _, inverse = _standardise(x)
-    out = centred * inverse * _last_axis(scale, x) + _last_axis(bias, x)
-    return out.astype(x.dtype), (x, scale)
-
-
-def _channel_norm_backward(saved: Any, gradient: Array) -> tuple[Array, Array, Array]:
-    x, scale = saved
-    centred, sigma, inverse = _standardise(x)
-    gradient = gradient.astype(jnp.float32)
-    normed = centred * inverse
-    leading = tuple(range(x.ndim - 1))
-    d_scale, d_bias = (gradient * normed).sum(leading), gradient.sum(leading)
-    gradient = gradient * _last_axis(scale, x)
-    along = jnp.mean(gradient * normed, -1, keepdims=True)
-    positive = sigma > 0
-    per_sigma = jnp.where(positive, 1 / jnp.where(positive, sigma, 1), 0)
-    dx = (gradient - gradient.mean(-1, keepdims=True) - along * centred * per_sigma) * inverse
-    return jnp.where(positive, dx, 0).astype(x.dtype), d_scale, d_bias
-
-
-channel_norm.defvjp(_channel_norm_forward, _channel_norm_backward)
+def _winograd(x: Array, kernel: Array, *args: Any, **kwargs: Any) -> Array:
+    """What Flax calls in place of ``lax.conv_general_dilated``; :class:`Conv` has checked it."""
+    return conv_3x3(x, kernel)
 
 
 class ChannelNorm(nn.Module):
@@ -153,15 +111,10 @@ class ChannelNorm(nn.Module):
         return channel_norm(x, scale, bias)
 
 
-def gelu(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
-    """Exact GELU, ``x (1 + erf(x / sqrt 2)) / 2``: as jax's, through the faster erf, not erfc."""
-    return 0.5 * x * (1 + jax.lax.erf(x * (0.5**0.5)))
-
-
 class Dropout(nn.Module):
     """Zero each element with probability ``rate``, scale the others by ``1 / (1 - rate)``.
 
-    Draws 16 random bits an element, not a float: ``rate`` is rounded to a multiple of 2^-16.
+    See :func:`kernels.dropout` for the random bits it draws.
     """
 
     rate: float
@@ -171,9 +124,7 @@ class Dropout(nn.Module):
         """Apply where ``train``, with the ``dropout`` random stream."""
         if not train or self.rate == 0:
             return x
-        bits = jax.random.bits(self.make_rng("dropout"), x.shape, jnp.uint16)
-        keep = bits >= jnp.uint16(min(round(self.rate * 2**16), 2**16 - 1))
-        return jnp.where(keep, x / (1 - self.rate), 0).astype(x.dtype)
+        return dropout(x, self.make_rng("dropout"), self.rate)
 
 
 class DropPath(nn.Module):
@@ -199,7 +150,7 @@ class DropPath(nn.Module):
 class Performer(nn.Module):
     """:func:`attention.performer_attention` with its projection kept in ``constants``."""
 
-    num_features: int | None = None
+    num_features: int = 0  # 0: int(head_dim ln head_dim).
     stabilizer: str = "example"
 
     @nn.compact

@@ -1,0 +1,10 @@
+"""Operations whose formulation decides speed and memory; each says why it is written as it is.
+
+Every one has a plain equivalent that the tests compare it with. Measured on a CPU, see
+docs/results; on a GPU XLA fuses most of this by itself and the written-out gradients save memory.
+"""
+
+from cxv_jax.kernels.elementwise import channel_norm, dropout, gelu
+from cxv_jax.kernels.winograd import conv_3x3, prefers_winograd
+
+__all__ = ["channel_norm", "conv_3x3", "dropout", "gelu", "prefers_winograd"]
