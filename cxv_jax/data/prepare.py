@@ -158,7 +158,7 @@ def _explain(name: str, place: Path, error: Exception) -> str:
     if getattr(error, "errno", 0) == errno.ENOSPC or os.strerror(errno.ENOSPC) in reason:
         need = f", {name} takes up to {SPACE >> 20} MiB" if name in LAYOUTS else ""
         return f"{place}: no space left{need}; free some or choose another --data_dir ({reason})"
-    if isinstance(error, PermissionError):
+    if isinstance(error, PermissionError) or not os.access(place, os.W_OK):
         return f"{place}: not writable; choose another --data_dir ({reason})"
     if isinstance(error, ImportError):
         return f"{name}: preparing it needs a package: pip install {error.name} ({reason})"
