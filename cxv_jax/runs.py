@@ -87,7 +87,15 @@ def summarise(
         "images_per_second": statistics.median(progress.rates),
         "seconds": progress.seconds,
         **environment(),
+        "config": json.loads(config.to_json()),
     }
+
+
+def finished(workdir: Path, config: ConfigDict) -> dict[str, Any] | None:
+    """The summary of a run that this config has brought to its end, else None."""
+    path = workdir / "summary.json"
+    summary = _read_json(path) if path.exists() else None
+    return summary if summary and summary["config"] == json.loads(config.to_json()) else None
 
 
 def write_atomically(path: Path, text: str) -> None:

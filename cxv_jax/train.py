@@ -22,7 +22,7 @@ from cxv_jax.data import sources
 from cxv_jax.data.loader import Loader, make_loader
 from cxv_jax.errors import InputError
 from cxv_jax.interrupt import Interrupt, Interrupted
-from cxv_jax.report import Report
+from cxv_jax.report import Report, final_table
 from cxv_jax.state import TrainState
 
 
@@ -94,6 +94,9 @@ def train_and_evaluate(
     rng = jax.device_put(jax.random.key(config.seed), sharding.replicated(mesh))
 
     workdir = runs.open_run(workdir, config, fork=fork)
+    if (summary := runs.finished(workdir, config)) is not None:
+        print("\n".join([f"{workdir} is already finished", *final_table(summary)]))
+        return summary
     checkpointer = Checkpointer(workdir / "checkpoints")
     resumed, progress = checkpointer.latest_step(), Progress()
     if resumed is None:

@@ -2,6 +2,8 @@
 
 import difflib
 import os
+import re
+import runpy
 import signal
 import sys
 import warnings
@@ -40,8 +42,11 @@ def parse(argv: list[str]) -> list[str]:
         with warnings.catch_warnings():
             # ml_collections loads config files through a deprecated importlib call.
             warnings.filterwarnings("ignore", message=".*load_module", category=DeprecationWarning)
-            return flags.FLAGS(argv)[1:]
-    except AttributeError as error:
+            arguments = flags.FLAGS(argv)[1:]
+            if "config" in flags.FLAGS and flags.FLAGS["config"].value is not None:
+                flags.FLAGS["config"].value.to_dict()  # A file that failed to load says so here.
+        return arguments
+    except (AttributeError, KeyError) as error:
         fail(_unknown_field(argv) or _one_line(error))
     except Exception as error:  # Config files are Python: anything can go wrong in them.
         fail(_one_line(error))
@@ -54,8 +59,8 @@ def fail(message: str) -> Any:
 
 
 def _stop(number: int, frame: FrameType | None) -> None:
-    print("\ninterrupted before anything was written", file=sys.stderr)
-    sys.exit(128 + number)
+    print("\ninterrupted", file=sys.stderr, flush=True)
+    os._exit(128 + number)  # Not an exception: an import in progress could swallow it.
 
 
 def _one_line(error: Exception) -> str:
@@ -63,14 +68,18 @@ def _one_line(error: Exception) -> str:
     if "Traceback (most recent call last)" in text:  # A config file failed; its last line says why.
         text = text.splitlines()[-1].removeprefix("cxv_jax.errors.InputError: ")
     text = " ".join(text.split())
-    return text.removeprefix("Configuration is not available because of an earlier failure to load: ")
+    return text.removeprefix(
+        "Configuration is not available because of an earlier failure to load: "
+    )
 
 
 def _unknown_field(argv: list[str]) -> str:
     """Which ``--config.a.b`` names no field, and the nearest one that exists."""
-    config = flags.FLAGS["config"].value if "config" in flags.FLAGS else None
-    if config is None:
+    typed = [arg.partition("=")[2] for arg in argv if re.match("--?config=", arg)]
+    if not typed:
         return ""
+    path, _, variant = typed[-1].partition(":")
+    config = runpy.run_path(path)["get_config"](*([variant] if variant else []))
     fields = list(field_names(config.to_dict()))
     for arg in argv[1:]:
         name = arg.lstrip("-").split("=")[0]

@@ -110,9 +110,12 @@ def create(name: str, num_classes: int = 10, **overrides: Any) -> nn.Module:
     allowed = defaults(name)
     if num_classes < 1:
         raise InputError(f"num_classes must be at least 1, got {num_classes}")
-    for field in overrides:
+    for field, value in overrides.items():
         if field not in allowed:
             raise InputError(f"model {name!r} has no field {field!r}{_nearest(field, allowed)}")
+        _check_range(field, value, allowed[field])
+        if isinstance(value, list):  # What JSON makes of a tuple; a module must be hashable.
+            overrides[field] = tuple(value)
     if "dtype" in overrides:
         overrides["dtype"] = _dtype(overrides["dtype"])
     return MODELS[name](num_classes=num_classes, **overrides)
@@ -129,9 +132,20 @@ def defaults(name: str) -> dict[str, Any]:
     if name not in MODELS:
         raise InputError(f"unknown model {name!r}{_nearest(name, MODELS)}")
     fields = inspect.signature(MODELS[name]).parameters.values()
-    fixed = {"parent", "name", "num_classes", "mixer"}
-    overridable = {field.name: field.default for field in fields if field.name not in fixed}
+    overridable = {field.name: field.default for field in fields if field.name not in IDENTITY}
     return {**overridable, "dtype": jnp.dtype(overridable["dtype"]).name}
+
+
+def _check_range(field: str, value: Any, default: Any) -> None:
+    """Sizes count from 1 (from 0 where that is the default), rates lie in [0, 1)."""
+    if "drop" in field:
+        if not 0 <= value < 1:
+            raise InputError(f"model field {field}={value} must lie in [0, 1)")
+        return
+    least = 0 if default == 0 else 1
+    for size in value if isinstance(value, tuple | list) else [value]:
+        if isinstance(size, int | float) and not isinstance(size, bool) and size < least:
+            raise InputError(f"model field {field}={value} must be at least {least}")
 
 
 def _dtype(name: Any) -> Any:

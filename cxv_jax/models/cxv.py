@@ -50,7 +50,7 @@ class CXV(nn.Module):
     depth: int = 5
     num_heads: int = 4
     head_dim: int = 32
-    mlp_ratio: float = 2
+    mlp_ratio: float = 2.0
     dropout: float = 0.5
     num_features: int = 0
     num_landmarks: int = 64
