@@ -125,6 +125,9 @@ def test_an_early_signal_leaves_nothing_behind(tmp_path: Path) -> None:
     )
     time.sleep(1.5)
     process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=60)
+    try:
+        _, errors = process.communicate(timeout=60)
+    finally:
+        process.kill()
     assert process.returncode == 128 + signal.SIGINT
     assert "Traceback" not in errors
