@@ -7,7 +7,7 @@ from experiments.configs.defaults import base
 
 
 def build(variant: str, source: str, mean: tuple[float, ...], std: tuple[float, ...]) -> ConfigDict:
-    """``MODEL`` or ``MODEL,RECIPE`` (``cpv,strong``) on ``source``; the recipe defaults to paper."""
+    """A run of ``MODEL`` or ``MODEL,RECIPE`` (``cpv,strong``) on ``source``; default paper."""
     model, _, recipe = variant.partition(",")
     config = base(model, source)
     config.data.mean, config.data.std = mean, std
