@@ -223,8 +223,9 @@ class MultiHeadAttention(nn.Module):
         """Apply to tokens or a map."""
         inner, lead = self.num_heads * self.head_dim, x.shape[:-1]
         qkv = self._projection(3 * inner, self.qkv_bias, "qkv")(x)
-        qkv = qkv.reshape(lead[0], -1, 3, self.num_heads, self.head_dim)
-        out = self.attend(*(qkv[:, :, i] for i in range(3)))  # [batch, length, heads, head_dim]
+        heads = (lead[0], -1, self.num_heads, self.head_dim)
+        # split, not indexing: its gradient is one concatenation, not three padded sums.
+        out = self.attend(*(part.reshape(heads) for part in jnp.split(qkv, 3, axis=-1)))
         out = self._projection(x.shape[-1], True, "out")(out.reshape(*lead, inner))
         return Dropout(self.dropout)(out, train=train)
 

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from jax import Array
 
@@ -47,6 +48,27 @@ def heads_first(x: Array) -> Array:
     return jnp.swapaxes(x, -3, -2)
 
 
+@jax.custom_vjp
 def divide(numerator: Array, denominator: Array) -> Array:
-    """``numerator / denominator``, and 0 where no key was left to attend to."""
+    """``numerator / denominator``, and 0 where no key was left to attend to.
+
+    Keeps the quotient for the backward pass, which the next product keeps anyway, and not the
+    numerator.
+    """
     return numerator / jnp.where(denominator == 0, 1, denominator)
+
+
+def _divide_forward(numerator: Array, denominator: Array) -> tuple[Array, tuple[Array, Array]]:
+    quotient = divide(numerator, denominator)
+    return quotient, (quotient, denominator)
+
+
+def _divide_backward(saved: tuple[Array, Array], gradient: Array) -> tuple[Array, Array]:
+    quotient, denominator = saved
+    scaled = divide(gradient, denominator)
+    summed = tuple(i for i, n in enumerate(denominator.shape) if n == 1)
+    # An axis of 1 in both is summed too, which changes nothing.
+    return scaled, -(scaled * quotient).sum(summed, keepdims=True)
+
+
+divide.defvjp(_divide_forward, _divide_backward)

@@ -15,7 +15,7 @@ def linformer_attention(
     bias: None = None,
     mask: Bool[Array, "..."] | None = None,
     *,
-    projection: Float[Array, "kv_length projected"],
+    projection: Float[Array, "tokens projected"],
 ) -> Float[Array, "*batch q_length heads value_dim"]:
     """Softmax attention to mixtures of tokens: ``out = softmax(c q (E^T k)^T) (E^T v)``.
 

@@ -1,6 +1,7 @@
 """Performer attention (FAVOR+): positive orthogonal random features of the softmax kernel."""
 
 import math
+from functools import partial
 from typing import Literal
 
 import jax
@@ -9,6 +10,7 @@ from jax import Array
 from jaxtyping import Bool, Float, Key, UInt32
 
 from cxv_jax.attention.arguments import check_arguments, divide, heads_first
+from cxv_jax.kernels import checkpoint
 
 
 def default_num_features(head_dim: int) -> int:
@@ -99,13 +101,14 @@ def performer_attention(
         raise ValueError(f"projection {projection.shape} does not fit query {query.shape}")
     key_mask = check_arguments(query, key, value, bias, mask)
     q, k, v = (heads_first(x) for x in (query, key, value))
-    ones = jnp.ones((*v.shape[:-1], 1), v.dtype)  # One more column: S and z in one product.
     features, p = projection.shape[0], _whole_vectors(projection.astype(jnp.float32))
-    top = _largest_score(k, p, key_mask, stabilizer)
-    context = _context(k, jnp.concatenate([v, ones], -1), p, top, key_mask, epsilon)
+    winner = _largest_key(jax.lax.stop_gradient(k), p, key_mask, stabilizer)
+    # Around the cutting too, or the parts would be kept besides the whole.
+    context = checkpoint(partial(_context, epsilon))(k, v, p, winner, key_mask)
     real = (jnp.arange(p.shape[0]) < features).reshape((1,) * (q.ndim - 2) + (-1, 1))
-    out = _read(q, jnp.where(real, context, 0).astype(v.dtype), p, epsilon)
-    return heads_first(divide(out[..., :-1], out[..., -1:])).astype(value.dtype)
+    context = jnp.where(real, context, 0).astype(v.dtype)
+    out = checkpoint(partial(_read, epsilon))(q, context, p)
+    return divide(*jnp.split(heads_first(out), [v.shape[-1]], -1)).astype(value.dtype)
 
 
 def _whole_vectors(projection: Array, lanes: int = 16) -> Array:
@@ -147,30 +150,32 @@ def _scores(x: Array, projection: Array) -> tuple[Array, Array]:
     return y @ projection.T, 0.5 * jnp.sum(y * y, -1, keepdims=True)
 
 
-def _largest_score(k: Array, projection: Array, key_mask: Array | None, stabilizer: str) -> Array:
-    """The keys' stabilizer, with the axes of ``k``; its gradient goes to the key that attains it.
-
-    The winner is searched without gradients and its score computed once more with them: the
-    backward pass then touches one row instead of all scores.
-    """
+def _largest_key(k: Array, projection: Array, key_mask: Array | None, stabilizer: str) -> Array:
+    """Index of the key with the largest score, [..., 1, 1] or (whole batch) [1, 1]."""
 
     def tops(part: Array) -> Array:
         return _scores(part, projection)[0].max(-1, keepdims=True)
 
-    top = _join(jax.lax.map(tops, _cut(jax.lax.stop_gradient(k))))
+    top = _join(jax.lax.map(tops, _cut(k)))
     if key_mask is not None:
         top = jnp.where(key_mask[..., None], top, -jnp.inf)
     batch = () if stabilizer == "batch" else k.shape[:-3]
-    winner = top.reshape(*batch, -1).argmax(-1)[..., None, None]
+    return top.reshape(*batch, -1).argmax(-1)[..., None, None]
+
+
+def _largest_score(k: Array, projection: Array, winner: Array) -> Array:
+    """The keys' stabilizer, with the axes of ``k``: the backward pass touches one row only."""
+    batch = winner.shape[:-2]
     row = jnp.take_along_axis(k.reshape(*batch, -1, k.shape[-1]), winner, -2)
     top = _scores(row, projection)[0].max(-1)
     return top.reshape(*batch, *(1,) * (k.ndim - len(batch)))
 
 
 def _context(
-    k: Array, v: Array, projection: Array, top: Array, key_mask: Array | None, epsilon: float
+    epsilon: float, k: Array, v: Array, projection: Array, winner: Array, key_mask: Array | None
 ) -> Array:
-    """``sum_m phi(k_m) v_m^T`` in float32: [..., features, value_dim]."""
+    """``sum_m phi(k_m) [v_m, 1]^T`` in float32: [..., features, value_dim + 1]."""
+    top = _largest_score(k, projection, winner)
 
     def add(total: Array, part: tuple[Array, ...]) -> tuple[Array, None]:
         k, v, *kept = part
@@ -179,15 +184,17 @@ def _context(
         if kept:  # Not a product afterwards: a masked score may overflow.
             exponent = jnp.where(kept[0], exponent, -jnp.inf)
         features = jnp.exp(exponent) + (epsilon * kept[0] if kept else epsilon)
+        # One more column: the sums with the values and without, in one product.
+        v = jnp.concatenate([v, jnp.ones((*v.shape[:-1], 1), v.dtype)], -1)
         return total + _product("...nj,...ne->...je", features.astype(v.dtype), v), None
 
     mask = () if key_mask is None else (_cut(key_mask[..., None]),)
-    start = jnp.zeros((*k.shape[:-2], projection.shape[0], v.shape[-1]), jnp.float32)
+    start = jnp.zeros((*k.shape[:-2], projection.shape[0], v.shape[-1] + 1), jnp.float32)
     return jax.lax.scan(jax.checkpoint(add, prevent_cse=False), start, (_cut(k), _cut(v), *mask))[0]
 
 
-def _read(q: Array, context: Array, projection: Array, epsilon: float) -> Array:
-    """``phi(q_n) . context`` in float32: [..., length, value_dim]."""
+def _read(epsilon: float, q: Array, context: Array, projection: Array) -> Array:
+    """``phi(q_n) . context`` in float32: [..., length, value_dim + 1]."""
 
     def read(q: Array) -> Array:
         scores, half_norm = _scores(q, projection)

@@ -5,6 +5,7 @@ docs/results; on a GPU XLA fuses most of this by itself and the written-out grad
 """
 
 from cxv_jax.kernels.elementwise import channel_norm, dropout, gelu
+from cxv_jax.kernels.recompute import checkpoint
 from cxv_jax.kernels.winograd import conv_3x3, prefers_winograd
 
-__all__ = ["channel_norm", "conv_3x3", "dropout", "gelu", "prefers_winograd"]
+__all__ = ["channel_norm", "checkpoint", "conv_3x3", "dropout", "gelu", "prefers_winograd"]

@@ -8,6 +8,8 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float
 
+from cxv_jax.kernels.recompute import recomputed
+
 
 @jax.custom_vjp
 def channel_norm(x: Array, scale: Array, bias: Array) -> Array:
@@ -46,7 +48,7 @@ def _channel_norm_forward(x: Array, scale: Array, bias: Array) -> tuple[Array, A
 
 
 def _channel_norm_backward(saved: Any, gradient: Array) -> tuple[Array, Array, Array]:
-    x, scale = saved
+    x, scale = recomputed(saved, gradient)
     centred, sigma, inverse = _standardise(x)
     gradient = gradient.astype(jnp.float32)
     normed = centred * inverse
@@ -79,7 +81,7 @@ def _normal_cdf(x: Array) -> Array:
 
 
 def _gelu_backward(x: Array, gradient: Array) -> tuple[Array]:
-    y = x.astype(jnp.float32)
+    y = recomputed(x, gradient).astype(jnp.float32)
     slope = _normal_cdf(y) + y * jnp.exp(-0.5 * y * y) * (2 * jnp.pi) ** -0.5
     return ((gradient.astype(jnp.float32) * slope).astype(x.dtype),)
 

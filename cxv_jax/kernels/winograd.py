@@ -6,6 +6,8 @@ import numpy as np
 from jax import Array
 from jaxtyping import Float
 
+from cxv_jax.kernels.recompute import recomputed
+
 # Lavin and Gray 2016 (arXiv 1509.09308), section 4.3: out = A^T ((G g G^T) * (B^T d B)) A.
 B_T = np.array(
     [
@@ -67,7 +69,7 @@ def conv_3x3(
 
 def _backward(saved: tuple[Array, Array], gradient: Array) -> tuple[Array, Array]:
     """The adjoint of each transform, in reverse."""
-    x, kernel = saved
+    x, kernel = recomputed(saved, gradient)
     products = _output_tiles(gradient)
     kernel_tiles = jnp.einsum("ptc,ptk->pck", _input_tiles(x), products)
     kernel_tiles = kernel_tiles.reshape(6, 6, *kernel.shape[2:])
