@@ -110,11 +110,11 @@ def test_cmyk_jpeg_and_the_first_frame_of_a_gif():
 
 
 def test_large_jpegs_decoded_small_look_the_same():
-    y, x = np.mgrid[:400, :600]
-    smooth = np.stack([y * 255 / 400, x * 255 / 600, (x + y) * 255 / 1000], -1).astype(np.uint8)
-    jpeg = packed(smooth, "JPEG", quality=95)
-    whole = fit(Image.open(io.BytesIO(jpeg)).convert("RGB"), 40)
-    assert abs(decode(jpeg, 40).astype(int) - np.asarray(whole)).max() <= 4
+    y, x = np.mgrid[:640, :800]  # Waves of 16 pixels: 4 pixels at the size that is asked for.
+    waves = 127 + 60 * np.sin(y * np.pi / 8) + 60 * np.cos(x * np.pi / 8)
+    jpeg = packed(waves[..., None].repeat(3, -1).astype(np.uint8), "JPEG", quality=95)
+    whole = fit(Image.open(io.BytesIO(jpeg)).convert("RGB"), 160)
+    assert abs(decode(jpeg, 160).astype(int) - np.asarray(whole)).max() <= 12
 
 
 def test_files_are_decoded_at_the_asked_indices(tmp_path):

@@ -136,9 +136,9 @@ def test_bad_files(tmp_path, change, message):
 @pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
 def test_damaged_files(tmp_path, save):
     path = tmp_path / "bad.npz"
-    source = write(path, save, images=IMAGES, labels=LABELS)
+    source = write(path, save, images=np.tile(IMAGES, (1, 4, 4, 1)), labels=LABELS)
     good = path.read_bytes()
-    middle = len(good) // 3  # Inside the pixels.
+    middle = len(good) * 2 // 3  # Inside the pixels.
     for content in (b"", good[: len(good) // 2], good[:middle] + b"\x00\xff" + good[middle + 2 :]):
         path.write_bytes(content)
         with pytest.raises(InputError, match="bad.npz: not a whole .npz file"):

@@ -281,7 +281,8 @@ def small_builder(place: Path, shape, label=None, splits=("train", "validation")
 @pytest.mark.parametrize("shape", [(None, None, 3), (16, 16, 1)], ids=["many sizes", "grey"])
 def test_any_other_set(tmp_path, shape):
     small_builder(tmp_path, shape)
-    (tmp_path / "pictures" / "tiny" / "1.2.9").mkdir()
+    older = shutil.copytree(tmp_path / "pictures/tiny/1.2.10", tmp_path / "pictures/tiny/1.2.9")
+    (older / "dataset_info.json").write_text("not the one to read")
     dataset = load_prepared(tmp_path, "pictures/tiny", image_size=16, val_per_class=1)
     assert dataset.class_names == ("no", "yes")
     assert {name: len(split) for name, split in dataset.splits.items()} == {
