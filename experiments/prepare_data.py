@@ -5,7 +5,10 @@ python -m experiments.prepare_data cifar10 [--archive=FILE [--sha256=DIGEST]] [-
 CIFAR-10 and CIFAR-100 need no TensorFlow; other sets of TFDS may. Safe to interrupt and repeat.
 """
 
+import signal
+import sys
 from pathlib import Path
+from types import FrameType
 
 from absl import flags
 
@@ -27,11 +30,21 @@ def main(arguments: list[str]) -> None:
         raise InputError(f"expected one data set, for example cifar10, got {arguments}")
     from cxv_jax.data.prepare import prepare
 
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _stop)
     place = Path(_DATA_DIR.value).expanduser() if _DATA_DIR.value else default_dir()
     archive = Path(_ARCHIVE.value).expanduser() if _ARCHIVE.value else None
     folder = prepare(arguments[0], place, archive=archive, sha256=_SHA256.value)
     print(f"{folder} is ready; use it with: ", end="")
     print(f"--config.data.source=tfds:{arguments[0]} --config.data.data_dir={place}")
+
+
+def _stop(number: int, frame: FrameType | None) -> None:
+    """Leave by an exception, so that what is half-prepared is removed."""
+    print(
+        "\ninterrupted; nothing half-prepared is kept, run the same command again", file=sys.stderr
+    )
+    sys.exit(128 + number)
 
 
 if __name__ == "__main__":

@@ -65,7 +65,7 @@ def load(
     Example:
       >>> digits = load("digits", val_fraction=0.2)
       >>> {name: len(split) for name, split in digits.splits.items()}
-      {'train': 1149, 'val': 289, 'test': 359}
+      {'train': 1151, 'val': 287, 'test': 359}
     """
     if on_bad_image not in ("refuse", "skip"):
         raise InputError(f"data.on_bad_image: expected refuse or skip, got {on_bad_image!r}")

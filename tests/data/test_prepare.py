@@ -4,6 +4,7 @@ import errno
 import hashlib
 import json
 import shutil
+import signal
 import subprocess
 import sys
 import urllib.error
@@ -326,6 +327,36 @@ def test_the_command(tmp_path):
     assert (done.returncode, done.stderr) == (0, "")
     assert "--config.data.source=tfds:cifar10" in done.stdout
     assert len(load_prepared(tmp_path / "data").splits["train"]) == 100
+
+
+def test_an_interrupted_command_cleans_up(tmp_path):
+    place = tmp_path / "data"
+    line = [sys.executable, "-c", SLOW, "cifar10", f"--data_dir={place}"]
+    line += [f"--archive={archive_of(tmp_path)}"]
+    root = Path(__file__).parents[2]
+    process = subprocess.Popen(line, stderr=subprocess.PIPE, text=True, cwd=root)
+    assert process.stderr is not None
+    assert process.stderr.readline() == "busy\n"
+    assert (place / ".preparing").is_dir()
+    process.send_signal(signal.SIGTERM)
+    message = process.communicate(timeout=60)[1].strip()
+    assert (process.returncode, message[:11], message.count("\n")) == (143, "interrupted", 0)
+    assert list(place.iterdir()) == []
+
+
+# The command, with a first image that takes its time.
+SLOW = """
+import sys, time
+from cxv_jax.data import prepare
+from experiments import cli, prepare_data
+
+def wait(array):
+    print("busy", file=sys.stderr, flush=True)
+    time.sleep(60)
+
+prepare.Image.fromarray = wait
+cli.run(prepare_data.main)
+"""
 
 
 def test_the_real_cifar10(real_cifar10, tmp_path):
