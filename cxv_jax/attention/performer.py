@@ -100,15 +100,14 @@ def performer_attention(
     if projection.shape[-1] != query.shape[-1]:
         raise ValueError(f"projection {projection.shape} does not fit query {query.shape}")
     key_mask = check_arguments(query, key, value, bias, mask)
-    q, k, v = (heads_first(x) for x in (query, key, value))
     features, p = projection.shape[0], _whole_vectors(projection.astype(jnp.float32))
-    winner = _largest_key(jax.lax.stop_gradient(k), p, key_mask, stabilizer)
-    # Around the cutting too, or the parts would be kept besides the whole.
-    context = checkpoint(partial(_context, epsilon))(k, v, p, winner, key_mask)
-    real = (jnp.arange(p.shape[0]) < features).reshape((1,) * (q.ndim - 2) + (-1, 1))
-    context = jnp.where(real, context, 0).astype(v.dtype)
-    out = checkpoint(partial(_read, epsilon))(q, context, p)
-    return divide(*jnp.split(heads_first(out), [v.shape[-1]], -1)).astype(value.dtype)
+    winner = _largest_key(jax.lax.stop_gradient(key), p, key_mask, stabilizer)
+    # Around transposing and cutting too, or the parts would be kept besides the whole.
+    context = checkpoint(partial(_context, epsilon))(key, value, p, winner, key_mask)
+    real = (jnp.arange(p.shape[0]) < features).reshape((1,) * (query.ndim - 2) + (-1, 1))
+    context = jnp.where(real, context, 0).astype(value.dtype)
+    out = checkpoint(partial(_read, epsilon))(query, context, p)
+    return divide(*jnp.split(out, [value.shape[-1]], -1), value.dtype)
 
 
 def _whole_vectors(projection: Array, lanes: int = 16) -> Array:
@@ -150,12 +149,13 @@ def _scores(x: Array, projection: Array) -> tuple[Array, Array]:
     return y @ projection.T, 0.5 * jnp.sum(y * y, -1, keepdims=True)
 
 
-def _largest_key(k: Array, projection: Array, key_mask: Array | None, stabilizer: str) -> Array:
+def _largest_key(key: Array, projection: Array, key_mask: Array | None, stabilizer: str) -> Array:
     """Index of the key with the largest score, [..., 1, 1] or (whole batch) [1, 1]."""
 
     def tops(part: Array) -> Array:
         return _scores(part, projection)[0].max(-1, keepdims=True)
 
+    k = heads_first(key)
     top = _join(jax.lax.map(tops, _cut(k)))
     if key_mask is not None:
         top = jnp.where(key_mask[..., None], top, -jnp.inf)
@@ -172,9 +172,15 @@ def _largest_score(k: Array, projection: Array, winner: Array) -> Array:
 
 
 def _context(
-    epsilon: float, k: Array, v: Array, projection: Array, winner: Array, key_mask: Array | None
+    epsilon: float,
+    key: Array,
+    value: Array,
+    projection: Array,
+    winner: Array,
+    key_mask: Array | None,
 ) -> Array:
     """``sum_m phi(k_m) [v_m, 1]^T`` in float32: [..., features, value_dim + 1]."""
+    k, v = heads_first(key), heads_first(value)
     top = _largest_score(k, projection, winner)
 
     def add(total: Array, part: tuple[Array, ...]) -> tuple[Array, None]:
@@ -193,15 +199,16 @@ def _context(
     return jax.lax.scan(jax.checkpoint(add, prevent_cse=False), start, (_cut(k), _cut(v), *mask))[0]
 
 
-def _read(epsilon: float, q: Array, context: Array, projection: Array) -> Array:
-    """``phi(q_n) . context`` in float32: [..., length, value_dim + 1]."""
+def _read(epsilon: float, query: Array, context: Array, projection: Array) -> Array:
+    """``phi(q_n) . context`` in float32: [..., length, heads, value_dim + 1]."""
 
     def read(q: Array) -> Array:
         scores, half_norm = _scores(q, projection)
         features = jnp.exp(scores - (half_norm + scores.max(-1, keepdims=True))) + epsilon
         return _product("...nj,...je->...ne", features.astype(context.dtype), context)
 
-    return _join(jax.lax.map(jax.checkpoint(read, prevent_cse=False), _cut(q)))
+    parts = jax.lax.map(jax.checkpoint(read, prevent_cse=False), _cut(heads_first(query)))
+    return heads_first(_join(parts))
 
 
 def _product(formula: str, a: Array, b: Array) -> Array:

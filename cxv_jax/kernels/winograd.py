@@ -46,7 +46,8 @@ def conv_3x3(
     """Cross-correlation with zero padding 1 and stride 1, as ``lax.conv_general_dilated``.
 
     The image is cut into 4x4 tiles (6x6 with their borders); each becomes 36 numbers a channel,
-    and the convolution 36 matrix products over all tiles. Sums of shifted slices, no gathers.
+    and the convolution 36 matrix products over all tiles. Sums of shifted slices, no gathers;
+    rows first, then columns, or the program would consist of hundreds of small kernels.
     Keeps only ``x`` and ``kernel`` for the backward pass, which runs through the same transforms.
 
     Args:
@@ -59,10 +60,9 @@ def conv_3x3(
     height, width = x.shape[1:3]
     products = jnp.einsum("ptc,pck->ptk", _input_tiles(x), _kernel_tiles(kernel))
     out = products.reshape(6, 6, x.shape[0], -(-height // 4), -(-width // 4), kernel.shape[-1])
-    rows = _combine(A_T, [out[i] for i in range(6)])
-    out = jnp.stack(
-        [jnp.stack(_combine(A_T, [row[j] for j in range(6)]), 3) for row in rows], 2
-    )  # [batch, tiles, 4, tiles, 4, features]
+    rows = jnp.stack(_combine(A_T, [out[i] for i in range(6)]), 3)  # [6, batch, tiles, 4, ...]
+    out = jnp.stack(_combine(A_T, [rows[j] for j in range(6)]), 4)
+    # [batch, tiles, 4, tiles, 4, features]
     batch, tall, _, wide, _, features = out.shape
     return out.reshape(batch, 4 * tall, 4 * wide, features)[:, :height, :width]
 
@@ -99,18 +99,18 @@ def _input_tiles(x: Array) -> Array:
     height, width, channels = x.shape[1:]
     tall, wide = 4 * -(-height // 4), 4 * -(-width // 4)
     x = jnp.pad(x, ((0, 0), (1, tall - height + 1), (1, wide - width + 1), (0, 0)))
-    rows = _combine(B_T, [x[:, i : i + tall - 3 : 4] for i in range(6)])
-    tiles = [_combine(B_T, [row[:, :, j : j + wide - 3 : 4] for j in range(6)]) for row in rows]
-    return jnp.stack([tile for row in tiles for tile in row]).reshape(36, -1, channels)
+    rows = jnp.stack(_combine(B_T, [x[:, i : i + tall - 3 : 4] for i in range(6)]))
+    tiles = _combine(B_T, [rows[:, :, :, j : j + wide - 3 : 4] for j in range(6)])
+    return jnp.stack(tiles, 1).reshape(36, -1, channels)
 
 
 def _output_tiles(gradient: Array) -> Array:
     """``A d A^T`` of all 4x4 tiles, the adjoint of the output's transform."""
     height, width, features = gradient.shape[1:]
     gradient = jnp.pad(gradient, ((0, 0), (0, -height % 4), (0, -width % 4), (0, 0)))
-    rows = _combine(A_T.T, [gradient[:, i::4] for i in range(4)])
-    tiles = [_combine(A_T.T, [row[:, :, j::4] for j in range(4)]) for row in rows]
-    return jnp.stack([tile for row in tiles for tile in row]).reshape(36, -1, features)
+    rows = jnp.stack(_combine(A_T.T, [gradient[:, i::4] for i in range(4)]))
+    tiles = _combine(A_T.T, [rows[:, :, :, j::4] for j in range(4)])
+    return jnp.stack(tiles, 1).reshape(36, -1, features)
 
 
 def _fold(tiles: Array, shape: tuple[int, ...]) -> Array:
