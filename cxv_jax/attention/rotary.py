@@ -29,8 +29,9 @@ def rotate(
 
     Example:
       >>> import jax.numpy as jnp
-      >>> rotate(jnp.ones((2, 1, 2)))[1].round(2)  # cos 1 - sin 1, cos 1 + sin 1
-      Array([[-0.3 ,  1.38]], dtype=float32)
+      >>> turned = rotate(jnp.ones((2, 1, 2)))  # Token 1: cos 1 - sin 1, cos 1 + sin 1.
+      >>> print(turned[1].round(2))
+      [[-0.3   1.38]]
     """
     if x.shape[-1] % 2:
         raise ValueError(f"rotary positions need an even head_dim, got {x.shape[-1]}")

@@ -142,7 +142,7 @@ def _check_range(field: str, value: Any, default: Any) -> None:
         if not 0 <= value < 1:
             raise InputError(f"model field {field}={value} must lie in [0, 1)")
         return
-    least = 0 if default == 0 else 1
+    least = 0 if default == 0 or "padding" in field else 1
     for size in value if isinstance(value, tuple | list) else [value]:
         if isinstance(size, int | float) and not isinstance(size, bool) and size < least:
             raise InputError(f"model field {field}={value} must be at least {least}")

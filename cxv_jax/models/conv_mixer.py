@@ -9,6 +9,7 @@ from jaxtyping import Float
 
 from cxv_jax.errors import InputError
 from cxv_jax.layers import BatchNorm, Conv, Dense, gelu
+from cxv_jax.models.depthwise import DepthwiseConv
 from cxv_jax.models.trunk import check_images
 
 
@@ -59,7 +60,7 @@ class ConvMixer(nn.Module):
         x = norm(x, "stem_norm")
         for i in range(self.depth):
             name = f"depthwise_{i}"
-            mixed = Conv(d, self.kernel_size, groups=d, dtype=self.dtype, name=name)(x)
+            mixed = DepthwiseConv(self.kernel_size, dtype=self.dtype, name=name)(x)
             x = norm(mixed, f"depthwise_norm_{i}") + x
             x = norm(Dense(d, dtype=self.dtype, name=f"dense_{i}")(x), f"dense_norm_{i}")
         return Dense(self.num_classes, name="head")(x.astype(jnp.float32).mean((1, 2)))

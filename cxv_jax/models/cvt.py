@@ -12,6 +12,7 @@ from jaxtyping import Float
 
 from cxv_jax.errors import InputError
 from cxv_jax.layers import BatchNorm, Conv, Dense, LayerNorm, gelu
+from cxv_jax.models.depthwise import DepthwiseConv
 from cxv_jax.models.trunk import Block, check_images
 
 
@@ -204,14 +205,8 @@ class ConvAttention(nn.Module):
         batch, tokens, channels = x.shape
         in_front = tokens - self.grid[0] * self.grid[1]
         pixels = x[:, in_front:].reshape(batch, *self.grid, channels)
-        conv = Conv(
-            channels,
-            self.kernel_size,
-            stride,
-            groups=channels,
-            use_bias=False,
-            dtype=self.dtype,
-            name=f"{name}_conv",
+        conv = DepthwiseConv(
+            self.kernel_size, stride, use_bias=False, dtype=self.dtype, name=f"{name}_conv"
         )
         norm = BatchNorm(use_running_average=not train, dtype=self.dtype, name=f"{name}_norm")
         pixels = norm(conv(pixels)).reshape(batch, -1, channels)

@@ -67,9 +67,6 @@ class TokenTrunk(nn.Module):
     embed_dropout: float = 0.0
     dtype: Any = jnp.float32
 
-    learned_positions = True
-    any_size = False
-
     @nn.compact
     def __call__(
         self, images: Float[Array, "batch height width channels"], *, train: bool = False
@@ -107,6 +104,16 @@ class TokenTrunk(nn.Module):
         if not self.learned_positions:
             return x
         return x + self.param("pos_embedding", normal, (1, *x.shape[1:])).astype(x.dtype)
+
+    @property
+    def learned_positions(self) -> bool:
+        """Whether ``pos_embedding`` is added to the tokens."""
+        return True
+
+    @property
+    def any_size(self) -> bool:
+        """Whether the weights fit any number of tokens."""
+        return False
 
     def _mixer(self) -> nn.Module:
         raise NotImplementedError
@@ -149,12 +156,12 @@ class ViT(TokenTrunk):
     stabilizer: Literal["example", "batch"] = "example"
 
     @property
-    def learned_positions(self) -> bool:  # type: ignore[override]
+    def learned_positions(self) -> bool:
         """Rotary positions replace the learned ones."""
         return not self.rope
 
     @property
-    def any_size(self) -> bool:  # type: ignore[override]
+    def any_size(self) -> bool:
         """Learned positions and Linformer's projection fit one number of tokens."""
         return self.rope and self.mixer != "linformer"
 
