@@ -12,12 +12,15 @@ from experiments.configs.defaults import base
 
 def get_config(variant: str = "cpv") -> ConfigDict:
     config = base(variant, "digits")
-    config.model.update(embed_dim=64, depth=3, num_heads=2, dropout=0.1)
     config.data.mean, config.data.std = (0.3053,) * 3, (0.3760,) * 3
-    config.data.val_fraction = 0.15
-    config.batch_size = 64
-    config.phase1.update(epochs=25, patience=8)
-    config.phase2.update(epochs=10, patience=5)
+    config.batch_size = 32
+    config.phase1.update(
+        epochs=20, patience=20, learning_rate=2e-3, schedule="cosine", warmup_epochs=2
+    )
+    config.phase2.update(epochs=6, patience=3)
+    config.ema_decay = 0.98
     for phase in (config.phase1, config.phase2):
         phase.augment.crop_padding = 1
+    if variant in ("cpv", "cnv", "cltv"):
+        config.model.update(embed_dim=64, depth=3, num_heads=2, dropout=0.1)
     return config
