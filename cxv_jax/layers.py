@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import flax.linen as nn
 import jax
@@ -151,7 +151,7 @@ class Performer(nn.Module):
     """:func:`attention.performer_attention` with its projection kept in ``constants``."""
 
     num_features: int = 0  # 0: int(head_dim ln head_dim).
-    stabilizer: str = "example"
+    stabilizer: Literal["example", "batch"] = "example"
 
     @nn.compact
     def __call__(self, query: Array, key: Array, value: Array) -> Array:
@@ -174,7 +174,7 @@ class Nystrom(nn.Module):
     num_landmarks: int = 64
     pinv_iterations: int = 6
     residual_kernel: int = 33
-    stabilizer: str = "example"
+    stabilizer: Literal["example", "batch"] = "example"
 
     @nn.compact
     def __call__(self, query: Array, key: Array, value: Array) -> Array:

@@ -188,8 +188,8 @@ def train_and_evaluate(
             # Hand the best weights over to the second optimizer.
             if progress.phase == 2 or not config.phase2.epochs:
                 break
-            if (best_step := checkpointer.best_step("phase1")) is not None:
-                best_state = checkpointer.restore(best_step, templates["phase1"])
+            if progress.best:
+                best_state = _restore_best(checkpointer, "phase1", templates["phase1"])
                 state = best_state.replace(step=state.step)
             state = _hand_over(txs["phase2"], templates["phase2"], state)
             progress.phase, progress.phase_epoch, progress.patience = 2, 0, 0
@@ -206,8 +206,8 @@ def train_and_evaluate(
         # Test is read here and nowhere else.
         test_loader = _loader(config, mesh, dataset, "test")
         phases = {}
-        for name, best_step in ((name, checkpointer.best_step(name)) for name in progress.best):
-            best_state = checkpointer.restore(best_step, templates[name])
+        for name in progress.best:
+            best_state = _restore_best(checkpointer, name, templates[name])
             test = evaluate(best_state.variables(), test_loader)
             phases[name] = _flat("val", progress.best[name]) | _flat("test", test)
         if config.phase2.epochs and "phase2" not in phases:  # The best weights are still these.
@@ -305,6 +305,13 @@ def _template(create: Callable[[], TrainState], mesh: Mesh) -> TrainState:
 
 def _places(template: TrainState) -> TrainState:
     return jax.tree.map(lambda x: x.sharding, template)
+
+
+def _restore_best(checkpointer: Checkpointer, name: str, template: TrainState) -> TrainState:
+    best = checkpointer.best_step(name)
+    if best is None:
+        raise InputError(f"the checkpoint with the best weights of {name} is gone: start a new run")
+    return checkpointer.restore(best, template)
 
 
 def _hand_over(

@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, NoReturn
 
 from absl import flags
 
@@ -52,7 +52,7 @@ def parse(argv: list[str]) -> list[str]:
         fail(_one_line(error))
 
 
-def fail(message: str) -> Any:
+def fail(message: str) -> NoReturn:
     """Print one line on stderr and exit with code 2."""
     print(f"error: {message}", file=sys.stderr)
     sys.exit(2)
