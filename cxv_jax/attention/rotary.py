@@ -29,9 +29,9 @@ def rotate(
 
     Example:
       >>> import jax.numpy as jnp
-      >>> turned = rotate(jnp.ones((2, 1, 2)))  # Token 1: cos 1 - sin 1, cos 1 + sin 1.
-      >>> print(turned[1].round(2))
-      [[-0.3   1.38]]
+      >>> turned = rotate(jnp.ones((2, 1, 2)))[1, 0]  # cos 1 - sin 1, cos 1 + sin 1
+      >>> print(f"{turned[0]:.2f} {turned[1]:.2f}")
+      -0.30 1.38
     """
     if x.shape[-1] % 2:
         raise ValueError(f"rotary positions need an even head_dim, got {x.shape[-1]}")
