@@ -30,3 +30,11 @@ def test_equals_the_grouped_convolution(k: int, stride: int) -> None:
     direction = jnp.asarray(numbers.normal(size=want.shape), jnp.float32)
     for mine, theirs in zip(got_back(direction), want_back(direction), strict=True):
         np.testing.assert_allclose(mine, theirs, rtol=0, atol=5e-5)
+
+
+def test_sums_are_float32() -> None:
+    x = jnp.ones((1, 9, 9, 1), jnp.bfloat16)
+    kernel = jnp.full((9, 9, 1, 1), 0.01, jnp.bfloat16)
+    want = 81 * float(kernel[0, 0, 0, 0])
+    got = float(depthwise_convolution(x, kernel)[0, 4, 4, 0])
+    assert abs(got - want) < 2**-8  # One rounding, of the result.

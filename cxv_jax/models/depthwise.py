@@ -45,7 +45,7 @@ def depthwise_convolution(
 
     XLA's grouped convolution, except on a CPU, where that is slow: there a sum of shifted copies
     with a written-out backward pass takes a quarter (3x3) to half (9x9) of its time.
-    Cost: ``O(kernel^2)`` a pixel and channel; on a CPU, strides save nothing.
+    Sums are float32. Cost: ``O(kernel^2)`` a pixel and channel; on a CPU, strides save nothing.
 
     Args:
       x: ``[batch, height, width, channels]``.
@@ -81,9 +81,9 @@ def _windows(x: Array, k: int, pad: int) -> list[Array]:
 
 
 def _correlate(x: Array, kernel: Array, pad: int) -> Array:
-    weights = kernel.reshape(-1, 1, 1, 1, kernel.shape[-1])
+    weights = kernel.reshape(-1, 1, 1, 1, kernel.shape[-1]).astype(jnp.float32)
     terms = [w * u for w, u in zip(weights, _windows(x, kernel.shape[0], pad), strict=True)]
-    return sum(terms[1:], start=terms[0])
+    return sum(terms[1:], start=terms[0]).astype(x.dtype)
 
 
 @jax.custom_vjp
