@@ -96,7 +96,7 @@ def by_name(
     if factory is None:
         found = None if name.startswith("_") else getattr(optax, name, None)
         if not callable(found):
-            raise InputError(f"optax has no optimizer {name!r}; try adamw, sgd, lion, lamb, rmsprop")
+            raise InputError(f"optax has no optimizer {name!r}; try adamw, sgd, lion or rmsprop")
         factory = partial(injected, found)
     try:
         return factory(learning_rate, **(options or {}))

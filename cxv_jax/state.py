@@ -1,5 +1,6 @@
 """What training changes: one pytree, checkpointed as a whole."""
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -66,7 +67,8 @@ def begin_phase(state: TrainState, init_optimizer: Callable[[Any], optax.OptStat
     """
     best = {name: x for name, x in state.variables().items() if name != "constants"}
     ema = jax.tree.map(jnp.copy, best) if state.ema is not None else None
-    return state.replace(  # type: ignore[attr-defined]
+    return dataclasses.replace(
+        state,
         params=best["params"],
         batch_stats=best["batch_stats"],
         opt_state=init_optimizer(best["params"]),

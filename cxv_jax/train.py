@@ -190,7 +190,7 @@ def train_and_evaluate(
                 break
             if progress.best:
                 best_state = _restore_best(checkpointer, "phase1", templates["phase1"])
-                state = best_state.replace(step=state.step)
+                state = dataclasses.replace(best_state, step=state.step)
             state = _hand_over(txs["phase2"], templates["phase2"], state)
             progress.phase, progress.phase_epoch, progress.patience = 2, 0, 0
             report.handoff(
@@ -254,11 +254,12 @@ def describe(dataset: sources.Dataset) -> dict[str, Any]:
 def _optimizer(
     phase: ConfigDict, learning_rate: float, steps_per_epoch: int
 ) -> optax.GradientTransformation:
+    total = phase.epochs * steps_per_epoch
     rate = optimizer.schedule(
         phase.schedule,
         learning_rate,
-        warmup_steps=phase.warmup_epochs * steps_per_epoch,
-        total_steps=phase.epochs * steps_per_epoch,
+        warmup_steps=min(phase.warmup_epochs * steps_per_epoch, total // 2),
+        total_steps=max(total, 1),
     )
     options = dict(phase.options)
     if phase.decay_kernels_only:

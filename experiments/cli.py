@@ -14,6 +14,8 @@ from typing import Any, NoReturn
 
 from absl import flags
 
+from experiments import allocator
+
 
 def run(main: Callable[[list[str]], int | None]) -> None:
     """Parse the flags, call ``main(positional arguments)``, exit with its code.
@@ -25,6 +27,7 @@ def run(main: Callable[[list[str]], int | None]) -> None:
         signal.signal(number, _stop)
     if any(arg in ("--help", "-h", "--helpfull") for arg in sys.argv[1:]):
         sys.exit(_help(main))
+    allocator.ensure()
     arguments = parse(sys.argv)
     _use_compilation_cache()
     from cxv_jax.errors import InputError  # After the flags: --help must not wait for JAX.

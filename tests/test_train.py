@@ -30,7 +30,7 @@ def tiny_config(model: str = "cpv") -> ConfigDict:
     config.model.update(TINY)
     config.data.subset_per_class = 30
     config.batch_size = 64
-    config.phase1.update(epochs=2, patience=5)
+    config.phase1.update(epochs=2, patience=5, schedule="constant", warmup_epochs=0)
     config.phase2.update(epochs=1, patience=5)
     return config
 

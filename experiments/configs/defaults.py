@@ -14,7 +14,7 @@ def phase(optimizer: str, epochs: int, **options: float) -> ConfigDict:
             "decay_kernels_only": False,  # True: no weight decay on biases and norms.
             "learning_rate": 1e-3,
             "schedule": "constant",  # Or "cosine", to 0 over `epochs`.
-            "warmup_epochs": 0,
+            "warmup_epochs": 0,  # Linear, from near 0; at most half the phase.
             "epochs": epochs,  # At most; 0 leaves the phase out.
             "patience": 20,  # Epochs without improvement that end the phase.
             "label_smoothing": 0.0,
