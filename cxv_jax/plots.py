@@ -1,0 +1,109 @@
+"""Pictures of a run: learning curves and a confusion matrix. Matplotlib is imported on use only."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from jaxtyping import Int
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+# More classes than this leave no room for a number in each cell, and for a name on each row.
+MOST_NUMBERS = 20
+MOST_NAMES = 60
+TRAIN, HELD_OUT, HANDOFF = "#9a9a9a", "#1f5fa8", "#c44e20"
+
+
+def curves(
+    records: Sequence[dict[str, Any]], path: str | Path, *, title: str, split: str = "val"
+) -> None:
+    """Draw loss and top-1 over epochs, the learning rate if it varies, and the handoff.
+
+    Args:
+      records: the lines of ``metrics.jsonl``: records of kind ``epoch``, and ``handoff`` if any.
+      path: the PNG file, replaced at once.
+      title: above the picture.
+      split: name of the split whose figures are in the ``val_`` fields.
+    """
+    epochs = [record for record in records if record["kind"] == "epoch"]
+    handoffs = [record["epoch"] + 0.5 for record in records if record["kind"] == "handoff"]
+    panels = [("loss (nats)", "loss", 1), ("top-1 (%)", "top1", 100)]
+    varies = len({(record["phase"], record["learning_rate"]) for record in epochs}) > 2
+    figure = _figure(4.2 * (len(panels) + varies), 3.4)
+    axes = figure.subplots(1, len(panels) + varies, squeeze=False)[0]
+    numbers = [record["epoch"] for record in epochs]
+    for ax, (label, name, scale) in zip(axes, panels, strict=False):
+        for kind, color, of in (("train", TRAIN, "train"), ("val", HELD_OUT, split)):
+            values = [scale * record[f"{kind}_{name}"] for record in epochs]
+            ax.plot(numbers, values, ".-", color=color, label=of, markersize=4, linewidth=1.2)
+        ax.set_ylabel(label)
+    if varies:
+        rates = [record["learning_rate"] for record in epochs]
+        axes[-1].step(numbers, rates, color=HELD_OUT, where="mid", linewidth=1.2)
+        axes[-1].set(ylabel="learning rate", yscale="log" if min(rates) > 0 else "linear")
+    for ax in axes:
+        _finish_panel(ax, handoffs)
+    axes[0].legend(frameon=False)
+    figure.suptitle(title)
+    _save(figure, path)
+
+
+def confusion(
+    matrix: Int[np.ndarray, "classes classes"],
+    class_names: Sequence[str],
+    path: str | Path,
+    *,
+    title: str,
+) -> None:
+    """Draw a confusion matrix: rows are true classes, colours are shares of a row.
+
+    Args:
+      matrix: number of images by (true class, predicted class).
+      class_names: one for every row.
+      path: the PNG file, replaced at once.
+      title: above the picture.
+    """
+    count = len(class_names)
+    size = float(np.clip(2.5 + 0.4 * count, 4.5, 12))
+    figure = _figure(size + 1, size)
+    ax = figure.subplots()
+    shares = matrix / np.maximum(matrix.sum(1, keepdims=True), 1)
+    picture = ax.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    figure.colorbar(picture, ax=ax, label="share of the true class", shrink=0.8)
+    if count <= MOST_NUMBERS:
+        for (row, column), number in np.ndenumerate(matrix):
+            color = "white" if shares[row, column] > 0.5 else "black" if number else "0.8"
+            ax.text(column, row, str(number), ha="center", va="center", color=color, fontsize=8)
+    if count <= MOST_NAMES:
+        ax.set_xticks(range(count), class_names, rotation=90, fontsize=8)
+        ax.set_yticks(range(count), class_names, fontsize=8)
+    ax.set(xlabel="predicted class", ylabel="true class", title=title)
+    _save(figure, path)
+
+
+def _finish_panel(ax: "Axes", handoffs: Sequence[float]) -> None:
+    for x in handoffs:
+        ax.axvline(x, color=HANDOFF, linestyle="--", linewidth=1)
+        ax.annotate(" handoff", (x, 0.5), xycoords=("data", "axes fraction"), color=HANDOFF)
+    ax.set_xlabel("epoch")
+    ax.locator_params(axis="x", integer=True, nbins=8)
+    ax.grid(alpha=0.25)
+    ax.spines[["top", "right"]].set_visible(False)
+
+
+def _figure(width: float, height: float) -> "Figure":
+    """A figure of its own, drawn by Agg: no window, no state shared with the caller's pyplot."""
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width, height), layout="constrained")
+
+
+def _save(figure: "Figure", path: str | Path) -> None:
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    figure.savefig(temporary, dpi=130, format="png")
+    temporary.replace(path)

@@ -1,0 +1,256 @@
+"""What a person sees of a run: progress bar, lines, TensorBoard, metrics.jsonl, summary, curves."""
+
+import contextlib
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import jax
+from tensorboardX import SummaryWriter
+from tqdm import tqdm
+
+from cxv_jax import plots
+from cxv_jax.runs import write_atomically
+
+METRICS = "metrics.jsonl"
+SCALARS = {
+    "train_loss": "loss/train",
+    "val_loss": "loss/{split}",
+    "train_top1": "top1/train",
+    "val_top1": "top1/{split}",
+    "val_top5": "top5/{split}",
+    "best_top1": "top1/best",
+    "learning_rate": "learning_rate",
+    "images_per_second": "images_per_second",
+    "phase": "phase",
+}
+
+
+class Report:
+    """Reports one run, on the screen and in its folder; a context manager.
+
+    Only the first process of several says or writes anything.
+
+    Args:
+      workdir: the run's folder; made if it is not there.
+      quiet: no progress bar, for logs; None: where stdout is not a terminal.
+      resume_step: the step training goes on from. What was recorded beyond it is dropped, since it
+        is computed again; TensorBoard hides it.
+    """
+
+    def __init__(
+        self, workdir: Path | str, *, quiet: bool | None = None, resume_step: int = 0
+    ) -> None:
+        self._workdir = Path(workdir)
+        self._first = jax.process_index() == 0
+        self._quiet = not sys.stdout.isatty() if quiet is None else quiet
+        self._bar: _Bar | None = None
+        self._split = "val"
+        if self._first:
+            self._workdir.mkdir(parents=True, exist_ok=True)
+            _drop_beyond(self._workdir / METRICS, resume_step)
+            folder = self._workdir / "tensorboard"
+            self._tensorboard = SummaryWriter(str(folder), purge_step=resume_step + 1)
+
+    def __enter__(self) -> "Report":
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self.close()
+
+    def start_epoch(
+        self, phase: int, epoch: int, steps: int, batch_size: int, done: int = 0
+    ) -> None:
+        """Begin the progress bar of an epoch of ``steps``, of which ``done`` are behind us."""
+        self._drop_bar()
+        if self._first and not self._quiet:
+            self._bar = _Bar(phase, epoch, steps, batch_size, done)
+
+    def update(self, steps: int, loss: float | None, top1: float | None) -> None:
+        """Move the bar on by ``steps``, whose mean loss (nats) and top-1 (0..1) these are."""
+        if self._bar is not None:
+            self._bar.advance(steps, loss, top1)
+
+    def end_epoch(self, record: dict[str, Any]) -> None:
+        """Print one line; append ``record`` to ``metrics.jsonl`` and its scalars to TensorBoard.
+
+        Args:
+          record: ``phase``, ``epoch``, ``step``, ``train_loss``, ``train_top1``, ``val_loss``,
+            ``val_top1``, ``val_top5``, ``best_top1``, ``improved``, ``patience_left``,
+            ``learning_rate``, ``images_per_second``, ``seconds``; optionally ``selection``, the
+            name of the split in the ``val_`` fields (default ``val``). Top-1 and top-5 in 0..1.
+        """
+        self._split = record.get("selection", "val")
+        self._record({"kind": "epoch", **record})
+        if self._first:
+            for name, tag in SCALARS.items():
+                tag = tag.format(split=self._split)
+                self._tensorboard.add_scalar(tag, record[name], record["step"])
+            self._tensorboard.flush()
+        self._drop_bar()
+        self.message(epoch_line(record))
+
+    def handoff(self, record: dict[str, Any]) -> None:
+        """Print and record that the second optimizer takes over.
+
+        Args:
+          record: ``phase``, ``step``, ``epoch`` (the last one before it), ``from_epoch`` (whose
+            weights go on; 0: the initial ones) and their ``best_top1``.
+        """
+        self._record({"kind": "handoff", **record})
+        self.message(handoff_line(record, self._split))
+
+    def message(self, text: str) -> None:
+        """Print ``text`` without breaking the bar."""
+        if self._first:
+            write = print if self._bar is None else self._bar.write
+            write(text, file=sys.stdout)
+            sys.stdout.flush()
+
+    def finish(self, summary: dict[str, Any]) -> None:
+        """Write ``summary.json`` and ``curves.png``, print the final table.
+
+        Args:
+          summary: ``phases`` maps ``phase1`` and ``phase2`` to their figures: ``val_top1`` (or none
+            where the selection was made on test), ``test_top1``, ``test_top5``, ``epoch``; the
+            other fields are those of ``runs.summarise``.
+        """
+        if not self._first:
+            return
+        self._drop_bar()
+        plots.curves(
+            _read(self._workdir / METRICS),
+            self._workdir / "curves.png",
+            title=f"{summary['model']} on {summary['dataset']}: {test_line(summary)}",
+            split=summary["selection"],
+        )
+        write_atomically(self._workdir / "summary.json", json.dumps(summary, indent=2) + "\n")
+        self.message("\n".join(final_table(summary)))
+
+    def close(self) -> None:
+        """End the bar and the files; safe to call twice."""
+        self._drop_bar()
+        if self._first:
+            self._tensorboard.close()
+
+    def _record(self, record: dict[str, Any]) -> None:
+        if self._first:
+            with (self._workdir / METRICS).open("a") as file:
+                file.write(json.dumps(record) + "\n")
+
+    def _drop_bar(self) -> None:
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None
+
+
+class _Bar(tqdm):
+    """Steps of one epoch with images/s and the means of the epoch so far."""
+
+    monitor_interval = 0  # No thread to watch over a bar that looks at the clock in every update.
+
+    def __init__(self, phase: int, epoch: int, steps: int, batch_size: int, done: int):
+        self._batch_size, self._sums = batch_size, [0, 0.0, 0.0]
+        super().__init__(
+            total=steps,
+            initial=done,
+            desc=f"phase {phase}  epoch {epoch:3d}",
+            bar_format="{desc}  step {n_fmt}/{total_fmt} |{bar}| {images_rate} images/s{postfix}",
+            leave=False,
+            miniters=1,
+            dynamic_ncols=True,
+            file=sys.stdout,
+        )
+
+    @property
+    def format_dict(self) -> dict[str, Any]:
+        values = super().format_dict
+        since_start = (values["n"] - values["initial"]) / max(values["elapsed"], 1e-9)
+        rate = (values["rate"] or since_start) * self._batch_size
+        return {**values, "images_rate": f"{rate:,.0f}"}
+
+    def advance(self, steps: int, loss: float | None, top1: float | None) -> None:
+        if loss is not None and top1 is not None:
+            before = self._sums
+            self._sums = [before[0] + steps, before[1] + steps * loss, before[2] + steps * top1]
+            count, losses, hits = self._sums
+            text = f"loss {losses / count:.4f}  top-1 {_percent(hits / count)}"
+            self.set_postfix_str(text, refresh=False)
+        self.update(steps)
+
+
+def epoch_line(record: dict[str, Any]) -> str:
+    """One epoch in one line."""
+    split = record.get("selection", "val")
+    best = f"best {_percent(record['best_top1'])}, patience {record['patience_left']}"
+    return (
+        f"epoch {record['epoch']:3d}  phase {record['phase']}"
+        f" | train loss {record['train_loss']:.4f} top-1 {_percent(record['train_top1']):>8}"
+        f" | {split} loss {record['val_loss']:.4f} top-1 {_percent(record['val_top1']):>8}"
+        f" ({'best so far' if record['improved'] else best})"
+        f" | {record['images_per_second']:,.0f} images/s, {_duration(record['seconds'])}"
+    )
+
+
+def handoff_line(record: dict[str, Any], split: str = "val") -> str:
+    """The handoff in one line."""
+    best = f"the best weights (epoch {record['from_epoch']}, {split} top-1 "
+    best += f"{_percent(record['best_top1'])})"
+    start = best if record["from_epoch"] else "the initial weights"
+    return f"handoff: phase {record['phase']} begins at step {record['step']:,} from {start}"
+
+
+def test_line(summary: dict[str, Any]) -> str:
+    """The figure the run was made for: test top-1, and that of phase one where there are two."""
+    phases = summary["phases"]
+    line = f"test top-1 {_percent(summary['test_top1'])}"
+    if len(phases) < 2:
+        return line
+    return f"{line} (phase 1: {_percent(phases['phase1']['test_top1'])})"
+
+
+def final_table(summary: dict[str, Any]) -> list[str]:
+    """The end of a run in a few lines; the last one has the test top-1."""
+    rows = [("", "best epoch", f"{summary['selection']} top-1", "test top-1", "test top-5")]
+    for name, phase in summary["phases"].items():
+        figures = [_percent(phase[k]) for k in ("val_top1", "test_top1", "test_top5")]
+        rows.append((name.replace("phase", "phase "), str(phase["epoch"]), *figures))
+    memory = f"{summary['peak_memory_bytes'] / 2**30:.2f} GiB ({summary['peak_memory_of']})"
+    lines = ["", *("".join(f"{cell:>12}" for cell in row) for row in rows), ""]
+    lines.append(
+        f"{summary['parameters']:,} parameters, {summary['images_per_second']:,.0f} images/s, "
+        f"{_duration(summary['seconds'])}, peak memory {memory}, {summary['device']}"
+    )
+    if summary["selection"] == "test":
+        lines.append("selected on the test split, as in the paper: test figures are not held out")
+    lines.append(f"details in {summary['workdir']}: summary.json, curves.png, metrics.jsonl")
+    return [*lines, test_line(summary)]
+
+
+def _read(path: Path) -> list[dict[str, Any]]:
+    """The records of ``metrics.jsonl``, without a line that a killed process left half-written."""
+    records = []
+    for line in path.read_text().splitlines() if path.exists() else ():
+        with contextlib.suppress(ValueError):
+            records.append(json.loads(line))
+    return records
+
+
+def _drop_beyond(path: Path, step: int) -> None:
+    """Keep the records up to ``step``, but not a handoff at ``step``: that one is made again."""
+    if not path.exists():
+        return
+    kept = [r for r in _read(path) if r["step"] < step + (r["kind"] != "handoff")]
+    write_atomically(path, "".join(json.dumps(record) + "\n" for record in kept))
+
+
+def _percent(fraction: float) -> str:
+    return f"{100 * fraction:.2f} %"
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
