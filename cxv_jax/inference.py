@@ -1,0 +1,235 @@
+"""Use a trained or imported run: load its weights, evaluate a split, classify images."""
+
+import dataclasses
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int, UInt8
+from ml_collections import ConfigDict
+
+from cxv_jax import losses, metrics, models, sharding, step
+from cxv_jax.augment import normalise
+from cxv_jax.checkpoint import Checkpointer
+from cxv_jax.data.images import decode
+from cxv_jax.data.loader import make_loader
+from cxv_jax.data.splits import Split
+from cxv_jax.errors import InputError
+from cxv_jax.state import TrainState
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """A model with its weights, and how they were made.
+
+    Attributes:
+      model: the Flax module.
+      variables: what ``model.apply`` takes, on all devices: the moving average where there is one.
+      config: of the run.
+      meta: what the checkpoint says of itself.
+      step: of the checkpoint: the best of phase two, else the best of phase one, else the latest.
+    """
+
+    model: nn.Module
+    variables: dict[str, Any]
+    config: ConfigDict
+    meta: dict[str, Any]
+    step: int
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Names of the classes, in the order of the logits."""
+        return tuple(self.meta["dataset"]["class_names"])
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """Height, width, 3 of the images it was trained on."""
+        height, width, channels = self.meta["dataset"]["image_shape"]
+        return height, width, channels
+
+    @property
+    def scaling(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """Mean and deviation of the pixels, per channel, in 0..1."""
+        return tuple(self.config.data.mean), tuple(self.config.data.std)
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+    """Exact results over the ``count`` images of a split.
+
+    ``top1``, ``top5`` are fractions, ``loss`` is in nats; ``confusion[i, j]`` counts the images of
+    class ``i`` that were taken for class ``j``.
+    """
+
+    count: int
+    top1: float
+    top5: float
+    loss: float
+    confusion: Int[np.ndarray, "classes classes"]
+
+    @property
+    def class_counts(self) -> Int[np.ndarray, " classes"]:
+        """Images of each class."""
+        return self.confusion.sum(1)
+
+    @property
+    def class_hits(self) -> Int[np.ndarray, " classes"]:
+        """Images of each class that were recognised."""
+        return self.confusion.diagonal()
+
+
+def load_run(workdir: Path | str) -> Run:
+    """Load the best weights of a run folder, of which only ``checkpoints/`` is read.
+
+    Raises:
+      InputError: no such folder, no complete checkpoint in it, or a damaged one.
+    """
+    folder = Path(workdir) / "checkpoints"
+    if not Path(workdir).is_dir():
+        raise InputError(f"workdir {workdir}: no such folder; name the folder of a run")
+    checkpointer = Checkpointer(folder)
+    try:
+        number = _choose_step(checkpointer)
+        if number is None:
+            raise InputError(f"{folder} holds no complete checkpoint: train the run first")
+        meta = checkpointer.meta(number)
+        config, dataset = ConfigDict(meta["config"]), meta["dataset"]
+        model = models.create(num_classes=len(dataset["class_names"]), **config.model)
+        template = _weights(model, dataset["image_shape"], ema=config.ema_decay > 0)
+        variables = checkpointer.restore(number, template, whole=False).variables()
+    finally:
+        checkpointer.close()
+    variables = jax.device_put(variables, sharding.replicated(sharding.create_mesh()))
+    return Run(model, variables, config, meta, number)
+
+
+def evaluate(run: Run, split: Split) -> Evaluation:
+    """Evaluate every image of ``split`` exactly once, on all devices.
+
+    Returns:
+      Sums over images, divided once: the same for any batch size and number of devices, up to
+      rounding in the loss.
+
+    Raises:
+      InputError: an empty split.
+    """
+    loader = make_loader(
+        split,
+        batch_size=_round_up(run.config.eval_batch_size),
+        seed=0,
+        batch_sharding=sharding.batch_sharding(sharding.create_mesh()),
+        train=False,
+    )
+    sums_of = jax.jit(step.many(partial(_eval_step, run.model, *run.scaling), loader.fetch))
+    calls = (sums_of(None, run.variables, loader.data, feed)[1] for _, feed in loader.epoch(0))
+    classes = len(run.class_names)
+    confusion, sums = np.zeros((classes, classes), np.int64), []
+    for batch in map(jax.device_get, calls):
+        confusion += batch.pop("confusion")
+        sums.append(batch)
+    total = metrics.total(sums)
+    return Evaluation(total["count"], **metrics.means(total), confusion=confusion)
+
+
+def predict(
+    run: Run, images: UInt8[np.ndarray, "batch height width 3"]
+) -> Float[np.ndarray, "batch classes"]:
+    """Class probabilities of RGB images of any one size; see :func:`load_image`.
+
+    Batches are padded to a power of two, so that few sizes are compiled.
+
+    Args:
+      run: from :func:`load_run`.
+      images: uint8 ``[batch, height, width, 3]``.
+
+    Returns:
+      float32 ``[batch, classes]``, each row sums to 1, in the order of ``run.class_names``.
+    """
+    places = sharding.batch_sharding(sharding.create_mesh())
+    rows = [np.zeros((0, len(run.class_names)), np.float32)]
+    for chunk, count in _padded(images, run.config.eval_batch_size):
+        chunk_on_devices = jax.device_put(chunk, places)
+        probabilities = _probabilities(run.model, *run.scaling, run.variables, chunk_on_devices)
+        rows.append(np.asarray(probabilities)[:count])
+    return np.concatenate(rows)
+
+
+def load_image(path: Path | str, image_size: int) -> UInt8[np.ndarray, "size size 3"]:
+    """Read an image file of any size and mode, exactly as training reads image folders.
+
+    See :func:`cxv_jax.data.images.decode`: EXIF orientation, transparency on white, the shorter
+    side resized to ``image_size``, the centre cropped.
+
+    Raises:
+      InputError: naming the file that is missing or that Pillow cannot read.
+    """
+    if not Path(path).is_file():
+        raise InputError(f"{path}: no such file; expected an image")
+    try:
+        return decode(Path(path), image_size)
+    except Exception as error:  # Pillow's readers raise nearly everything.
+        reason = f"{type(error).__name__}: {error}".splitlines()[0]
+        raise InputError(f"{path}: not a readable image ({reason})") from error
+
+
+def _choose_step(checkpointer: Checkpointer) -> int | None:
+    choices = (*map(checkpointer.best_step, ("phase2", "phase1")), checkpointer.latest_step())
+    return next((number for number in choices if number is not None), None)
+
+
+def _weights(model: nn.Module, image_shape: list[int], *, ema: bool) -> TrainState:
+    """Shapes of the part of a training state that evaluation applies."""
+    images = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
+    shapes = jax.eval_shape(partial(model.init, train=False), jax.random.key(0), images)
+    weights = {name: shapes.get(name, {}) for name in ("params", "batch_stats")}
+    here, average = ({"params": None, "batch_stats": None}, weights) if ema else (weights, None)
+    constants = shapes.get("constants", {})
+    return TrainState(step=None, **here, constants=constants, opt_state=(), ema=average)
+
+
+def _eval_step(
+    model: nn.Module,
+    mean: tuple[float, ...],
+    std: tuple[float, ...],
+    carry: None,
+    variables: Any,
+    batch: step.Batch,
+) -> tuple[None, metrics.Sums]:
+    """The training loop's evaluation step, with a confusion matrix."""
+    logits: Any = model.apply(variables, normalise(batch["image"], mean, std), train=False)
+    labels, classes = batch["label"], logits.shape[-1]
+    example_losses = losses.cross_entropy(logits, jax.nn.one_hot(labels, classes))
+    sums = metrics.batch_sums(logits, labels, example_losses, batch["mask"])
+    cells = jnp.zeros((classes, classes), jnp.int32).at[labels, jnp.argmax(logits, -1)]
+    return carry, {**sums, "confusion": cells.add(batch["mask"].astype(jnp.int32))}
+
+
+@partial(jax.jit, static_argnums=(0, 1, 2))
+def _probabilities(
+    model: nn.Module,
+    mean: tuple[float, ...],
+    std: tuple[float, ...],
+    variables: Any,
+    images: UInt8[Array, "batch height width 3"],
+) -> Float[Array, "batch classes"]:
+    logits: Any = model.apply(variables, normalise(images, mean, std), train=False)
+    return jax.nn.softmax(logits)
+
+
+def _padded(images: np.ndarray, most: int) -> Iterator[tuple[np.ndarray, int]]:
+    """Batches of few different sizes that the devices divide, and how many images are real."""
+    for start in range(0, len(images), most):
+        chunk = images[start : start + most]
+        size = _round_up(min(most, 1 << (len(chunk) - 1).bit_length()))
+        yield np.concatenate([chunk, np.repeat(chunk[-1:], size - len(chunk), axis=0)]), len(chunk)
+
+
+def _round_up(batch_size: int) -> int:
+    """The next multiple of the number of devices: a run may be used on others than it had."""
+    devices = jax.device_count()
+    return -(-batch_size // devices) * devices
