@@ -199,7 +199,7 @@ def test_another_config_is_refused_with_the_fields_named(tmp_path: Path) -> None
     train.train_and_evaluate(config, tmp_path)
     config.phase1.learning_rate = 0.5
     before = sorted(p.name for p in tmp_path.rglob("*"))
-    with pytest.raises(InputError, match=r"phase1.learning_rate was 0.001, is 0.5.*--fork"):
+    with pytest.raises(InputError, match=r"phase1.learning_rate was 0.002, is 0.5.*--fork"):
         train.train_and_evaluate(config, tmp_path)
     assert sorted(p.name for p in tmp_path.rglob("*")) == before
 
