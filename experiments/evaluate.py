@@ -1,0 +1,102 @@
+"""Evaluate a run: exact top-1, top-5, loss, a table by class, a confusion matrix.
+
+python -m experiments.evaluate --workdir=runs/digits-cpv
+python -m experiments.evaluate --workdir=runs/imported --data=cifar10 --data_dir=FOLDER
+
+Writes evaluation.json and confusion.png into the run's folder.
+"""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from absl import flags
+
+from experiments import cli
+
+if TYPE_CHECKING:
+    from cxv_jax.data.sources import Dataset
+    from cxv_jax.inference import Evaluation, Run
+
+_WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run.")
+_SPLIT = flags.DEFINE_enum("split", "test", ["train", "val", "test"], "Which images.")
+_DATA = flags.DEFINE_string("data", "", "Source of the images, if not the one of the training.")
+_DATA_DIR = flags.DEFINE_string("data_dir", "", "Where its files are, if not where they were.")
+
+
+def main(argv: list[str]) -> None:
+    """Evaluate ``--workdir`` on ``--split``."""
+    if not _WORKDIR.value or argv:
+        cli.fail("expected --workdir=FOLDER and nothing besides flags; see --help")
+    from cxv_jax import inference, plots, runs  # Late: --help must not wait for JAX.
+
+    run = inference.load_run(_WORKDIR.value)
+    dataset = open_dataset(run, _DATA.value, _DATA_DIR.value)
+    result = inference.evaluate(run, dataset.split(_SPLIT.value))
+    workdir, summary = Path(_WORKDIR.value), summarise(run, dataset, result)
+    print("\n".join(table(summary)))
+    title = f"{dataset.name} {_SPLIT.value}: top-1 {100 * result.top1:.2f} %"
+    plots.confusion(result.confusion, run.class_names, workdir / "confusion.png", title=title)
+    runs.write_atomically(workdir / "evaluation.json", json.dumps(summary, indent=2) + "\n")
+    print(f"\nwritten to {workdir}: evaluation.json, confusion.png")
+
+
+def open_dataset(run: "Run", source: str, data_dir: str) -> "Dataset":
+    """The run's own data set, or another with the same classes."""
+    from cxv_jax.errors import InputError
+    from cxv_jax.train import load_dataset
+
+    config = run.config.copy_and_resolve_references()
+    config.data.source = source or config.data.source
+    config.data.data_dir = data_dir or config.data.data_dir
+    if not config.data.source:
+        raise InputError("this run names no data (it was imported): pass --data=SOURCE")
+    dataset = load_dataset(config)
+    if dataset.num_classes != len(run.class_names):
+        raise InputError(
+            f"{dataset.name} has {dataset.num_classes} classes, the run {len(run.class_names)}"
+        )
+    named = run.meta["dataset"].get("named", True)  # False: imported without class names.
+    if named and dataset.class_names != run.class_names:
+        pairs = zip(dataset.class_names, run.class_names, strict=True)
+        theirs, ours = next(pair for pair in pairs if pair[0] != pair[1])
+        raise InputError(f"{dataset.name} has the class {theirs!r} where the run has {ours!r}")
+    return dataset
+
+
+def summarise(run: "Run", dataset: "Dataset", result: "Evaluation") -> dict[str, Any]:
+    """The results as plain data."""
+    rows = zip(dataset.class_names, result.class_counts, result.class_hits, strict=True)
+    return {
+        "dataset": dataset.name,
+        "split": _SPLIT.value,
+        "selected_on": run.meta.get("selection", ""),
+        "step": run.step,
+        "count": result.count,
+        "top1": result.top1,
+        "top5": result.top5,
+        "loss": result.loss,
+        "per_class": [
+            {"class": name, "count": int(count), "hits": int(hits)} for name, count, hits in rows
+        ],
+        "confusion": result.confusion.tolist(),
+    }
+
+
+def table(summary: dict[str, Any]) -> list[str]:
+    """The results for a person: by class, then all."""
+    width = max(len("class"), *(len(row["class"]) for row in summary["per_class"]))
+    lines = [f"{'class':<{width}}  images  correct     top-1"]
+    for row in summary["per_class"]:
+        share = f"{100 * row['hits'] / row['count']:.2f} %" if row["count"] else "-"
+        lines.append(f"{row['class']:<{width}}  {row['count']:6}  {row['hits']:7}  {share:>8}")
+    split = summary["split"]
+    lines += ["", f"{summary['dataset']}, {split}, {summary['count']:,} images"]
+    if split == summary["selected_on"]:
+        lines.append(f"the weights were selected on {split}: these figures are not held out")
+    figures = f"top-1 {100 * summary['top1']:.2f} %, top-5 {100 * summary['top5']:.2f} %"
+    return [*lines, f"{split} {figures}, loss {summary['loss']:.4f}"]
+
+
+if __name__ == "__main__":
+    cli.run(main)
