@@ -82,6 +82,8 @@ def confusion(
         ax.set_xticks(range(count), class_names, rotation=90, fontsize=8)
         ax.set_yticks(range(count), class_names, fontsize=8)
     ax.set(xlabel="predicted class", ylabel="true class", title=title)
+    for text in (ax.title, *ax.get_xticklabels(), *ax.get_yticklabels()):
+        text.set_parse_math(False)  # A class may be called $5.
     _save(figure, path)
 
 
