@@ -23,6 +23,7 @@ def parameters(golden: dict[str, np.ndarray], prefix: str = "param:") -> dict[st
     return {k.removeprefix(prefix): v for k, v in golden.items() if k.startswith(prefix)}
 
 
+@pytest.mark.smoke
 @pytest.mark.parametrize("name", ["cpv", "cnv", "cltv"])
 def test_logits_and_gradients_equal_the_authors_code(name: str) -> None:
     golden = load(name)
