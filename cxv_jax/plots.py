@@ -48,7 +48,7 @@ def curves(
     for ax in axes:
         _finish_panel(ax, handoffs)
     axes[0].legend(frameon=False)
-    figure.suptitle(title)
+    figure.suptitle(title, parse_math=False)
     _save(figure, path)
 
 

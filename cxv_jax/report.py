@@ -166,9 +166,8 @@ class _Bar(tqdm):
     @property
     def format_dict(self) -> dict[str, Any]:
         values = super().format_dict
-        since_start = (values["n"] - values["initial"]) / max(values["elapsed"], 1e-9)
-        rate = (values["rate"] or since_start) * self._batch_size
-        return {**values, "images_rate": f"{rate:,.0f}"}
+        steps_per_second = values["rate"] or 0  # Smoothed; None before the first step.
+        return {**values, "images_rate": f"{steps_per_second * self._batch_size:,.0f}"}
 
     def advance(self, steps: int, loss: float | None, top1: float | None) -> None:
         if loss is not None and top1 is not None:
