@@ -4,9 +4,10 @@ One step is one folder ``DIRECTORY/STEP``. Orbax writes the arrays (a flat mappi
 to array) into ``STEP.new``; ``meta.json`` and then ``checksums.sha256`` (for ``sha256sum -c``) are
 added, and the folder is renamed. So a step is either whole or not there:
 
-* a folder without ``checksums.sha256`` is half-written: skipped, and removed by the next save;
-* a folder with it must match it: anything else is damage, refused with ``InputError`` and never
-  passed over in silence, since Orbax itself restores flipped bytes without a word.
+* what a killed save leaves (``STEP.new``, an empty folder) is skipped; the next save removes it;
+* a folder must match its ``checksums.sha256``: anything else, also a folder with files but without
+  checksums, is damage, refused with ``InputError`` and never passed over in silence, since Orbax
+  itself restores flipped bytes without a word.
 
 Orbax's ``CheckpointManager`` is not used: it counts half-written folders as steps, knows no best
 of each phase, and does not replace an existing step.
@@ -103,8 +104,18 @@ class Checkpointer:
         self._pending = self._thread.submit(self._finish, step, record)
 
     def steps(self) -> list[int]:
-        """The complete steps, in order; half-written ones are left out, damaged ones are not."""
+        """The complete steps, in order; ``restore`` refuses those that are damaged.
+
+        Raises:
+          InputError: a step has files but no checksums: somebody copied or deleted half of it.
+        """
         self.wait()
+        for path in self._directory.glob("*"):
+            if path.name.isdecimal() and not _is_complete(path) and any(path.glob("*")):
+                raise InputError(
+                    f"{path} is half-written (no {CHECKSUMS} in it): put it right, or delete it to "
+                    f"go on from the steps {self._steps()}"
+                )
         return self._steps()
 
     def latest_step(self) -> int | None:

@@ -103,7 +103,7 @@ def train_and_evaluate(
         init = jax.jit(partial(create, txs["phase1"]), out_shardings=_places(templates["phase1"]))
         state = init()
     else:
-        progress = Progress(**checkpointer.meta(resumed)["progress"])
+        progress = _progress(checkpointer.meta(resumed), workdir)
         state = checkpointer.restore(resumed, templates[progress.name])
     started = time.time() - progress.seconds
 
@@ -120,6 +120,7 @@ def train_and_evaluate(
             raise Interrupted(interrupt.signal, text)
 
     with Interrupt() as interrupt, Report(workdir, quiet=quiet, resume_step=resumed or 0) as report:
+        report.message(_introduce(config, dataset, state))
         if resumed is not None:
             where = f"phase {progress.phase}, {progress.epoch} whole epochs done"
             report.message(f"resuming {workdir} from step {resumed} ({where})")
@@ -251,6 +252,17 @@ def describe(dataset: sources.Dataset) -> dict[str, Any]:
     }
 
 
+def _introduce(config: ConfigDict, dataset: sources.Dataset, state: TrainState) -> str:
+    """What is about to happen, in one line, before the compiler makes the user wait."""
+    parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params))
+    sizes = ", ".join(f"{len(split):,} {name}" for name, split in dataset.splits.items())
+    devices = f"{jax.device_count()} x {jax.devices()[0].device_kind}"
+    return (
+        f"{config.model.name} ({parameters:,} parameters) on {dataset.name} ({sizes} images), "
+        f"{devices}; the first step of each phase compiles"
+    )
+
+
 def _optimizer(
     phase: ConfigDict, learning_rate: float, steps_per_epoch: int
 ) -> optax.GradientTransformation:
@@ -306,6 +318,12 @@ def _template(create: Callable[[], TrainState], mesh: Mesh) -> TrainState:
 
 def _places(template: TrainState) -> TrainState:
     return jax.tree.map(lambda x: x.sharding, template)
+
+
+def _progress(meta: dict[str, Any], workdir: Path) -> Progress:
+    if "progress" not in meta:
+        raise InputError(f"{workdir} holds imported weights, which no training can go on from")
+    return Progress(**meta["progress"])
 
 
 def _restore_best(checkpointer: Checkpointer, name: str, template: TrainState) -> TrainState:

@@ -233,12 +233,26 @@ def test_an_extra_file_is_refused_and_damage_survives_the_next_saves(checkpointe
         checkpointer.best_step("phase1")
 
 
-def test_half_written_steps_are_skipped_and_then_removed(checkpointer):
-    for step in (1, 2):
-        checkpointer.save(step, small(step), {})
+def test_a_step_without_checksums_is_refused_and_left_alone(checkpointer):
+    checkpointer.save(1, small(1), {})
+    checkpointer.save(2, small(2), {})
     checkpointer.wait()
     home = folder(checkpointer)
     (home / "2" / CHECKSUMS).unlink()
+    before = sorted(home.rglob("*"))
+    for ask in (checkpointer.latest_step, Checkpointer(home).steps):
+        with pytest.raises(InputError, match=r"2 is half-written.*delete it.*\[1\]"):
+            ask()
+    assert sorted(home.rglob("*")) == before
+    shutil.rmtree(home / "2")
+    assert checkpointer.latest_step() == 1
+
+
+def test_what_a_killed_save_leaves_is_skipped_and_then_removed(checkpointer):
+    checkpointer.save(1, small(1), {})
+    checkpointer.wait()
+    home = folder(checkpointer)
+    (home / "2").mkdir()
     shutil.copytree(home / "1", home / "7.new")
     shutil.copytree(home / "1", home / "8.old")
     shutil.copytree(home / "1", home / "2.new")

@@ -152,7 +152,7 @@ def damaged(workdir: Path) -> None:
     [
         (missing, "no such folder"),
         (empty, "no complete checkpoint"),
-        (half_written, "no complete checkpoint"),
+        (half_written, "half-written"),
         (damaged, "checksum differs"),
     ],
 )
