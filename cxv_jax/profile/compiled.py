@@ -1,0 +1,148 @@
+"""What XLA says of the compiled train step and forward pass: FLOPs and memory."""
+
+import math
+from collections.abc import Iterator
+from functools import partial
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import optax
+from jax.extend.core import Jaxpr, jaxprs_in_params
+
+from cxv_jax import augment, optimizer, state, step
+
+MEAN, STD = (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)
+
+
+class Program(NamedTuple):
+    """A compiled program and the FLOPs that XLA's count of it leaves out."""
+
+    compiled: Any
+    hidden_flops: float
+
+
+def train_program(
+    model: nn.Module, image_shape: tuple[int, int, int], batch_size: int, steps: int = 1
+) -> Program:
+    """Compile the training step of ``cxv_jax.step`` with AdamW, as the paper's first phase has it.
+
+    ``program.compiled(state, rng, {}, feed) -> (state, sums)`` with ``feed`` of ``image`` uint8
+    ``[steps, batch, height, width, 3]`` and ``label`` int32 ``[steps, batch]``; the state is
+    donated, so its memory is counted once. On one device, without augmentation.
+
+    Args:
+      model: from ``models.create``; its ``dtype`` is the precision.
+      image_shape: height, width, channels.
+      batch_size: images of a step.
+      steps: updates in one call.
+    """
+    config = step.StepConfig(
+        mean=MEAN,
+        std=STD,
+        num_classes=model.num_classes,
+        label_smoothing=0.0,
+        ema_decay=0.0,
+        augment=augment.make(),
+        redraw=lambda rng, constants: constants,
+        redraw_every=0,
+    )
+    update = step.many(partial(step.train_step, model, adamw_phase(), config), _identity)
+    feed = {
+        "image": jax.ShapeDtypeStruct((steps, batch_size, *image_shape), jnp.uint8),
+        "label": jax.ShapeDtypeStruct((steps, batch_size), jnp.int32),
+    }
+    created = jax.eval_shape(partial(create_state, model, image_shape), _key())
+    return _compile(jax.jit(update, donate_argnums=0), created, _key(), {}, feed)
+
+
+def forward_program(
+    model: nn.Module, image_shape: tuple[int, int, int], batch_size: int
+) -> Program:
+    """Compile the prediction: ``program.compiled(variables, uint8 images) -> float32 logits``."""
+
+    def forward(variables: Any, images: jax.Array) -> Any:
+        return model.apply(variables, augment.normalise(images, MEAN, STD), train=False)
+
+    created = jax.eval_shape(partial(create_state, model, image_shape), _key())
+    images = jax.ShapeDtypeStruct((batch_size, *image_shape), jnp.uint8)
+    return _compile(jax.jit(forward), created.variables(), images)
+
+
+def flops(program: Program) -> float:
+    """Floating-point operations of one call, as XLA counts them in the compiled program.
+
+    XLA counts the body of a loop once, however often it runs; the matrix products of the other
+    turns are added here (Performer's chunks, Nyström's iterations), their element-wise operations
+    are not. Exponentials and the like count as none, a convolution only where it meets pixels, and
+    Winograd's convolution (float32 on CPUs) by the products it does, a quarter of the usual.
+    """
+    analysis = program.compiled.cost_analysis()
+    analysis = analysis[0] if isinstance(analysis, list) else analysis
+    return float(analysis["flops"]) + program.hidden_flops
+
+
+def memory(program: Program) -> dict[str, int]:
+    """Bytes on the device while the program runs, from XLA's memory analysis.
+
+    Returns:
+      ``peak``: arguments, results and temporaries, donated arguments counted once;
+      ``temporary``: the temporaries alone.
+    """
+    sizes = program.compiled.memory_analysis()
+    held = sizes.argument_size_in_bytes + sizes.output_size_in_bytes - sizes.alias_size_in_bytes
+    temporary = sizes.temp_size_in_bytes
+    return {"peak": int(held + temporary), "temporary": int(temporary)}
+
+
+def adamw_phase() -> optax.GradientTransformation:
+    """Phase one of the default config, as ``train.build_phase`` makes it."""
+    rate = optimizer.schedule("constant", 1e-3)
+    return optimizer.phase({"adamw": optimizer.by_name("adamw", rate, {"weight_decay": 0.01})})
+
+
+def create_state(
+    model: nn.Module, image_shape: tuple[int, int, int], rng: jax.Array
+) -> state.TrainState:
+    """The state that the train program takes."""
+    return state.create(model, adamw_phase(), rng, image_shape)
+
+
+def hidden_flops(jaxpr: Jaxpr) -> float:
+    """FLOPs of the matrix products in loops, beyond the first turn of each loop."""
+    once, all_turns = _product_flops(jaxpr)
+    return all_turns - once
+
+
+def _compile(function: Any, *arguments: Any) -> Program:
+    traced = function.trace(*arguments)
+    return Program(traced.lower().compile(), hidden_flops(traced.jaxpr.jaxpr))
+
+
+def _product_flops(jaxpr: Jaxpr) -> tuple[float, float]:
+    """FLOPs of all matrix products with loop bodies counted once, and as often as they run."""
+    once = all_turns = 0.0
+    for equation in jaxpr.eqns:
+        turns = equation.params["length"] if equation.primitive.name == "scan" else 1
+        for inner_once, inner_all in _inner(equation):
+            once, all_turns = once + inner_once, all_turns + turns * inner_all
+    return once, all_turns
+
+
+def _inner(equation: Any) -> Iterator[tuple[float, float]]:
+    if equation.primitive.name == "dot_general":
+        (contracted, _), _ = equation.params["dimension_numbers"]
+        left, out = equation.invars[0].aval.shape, equation.outvars[0].aval.shape
+        products = 2.0 * math.prod(out) * math.prod(left[i] for i in contracted)
+        yield products, products
+    for inner in jaxprs_in_params(equation.params):
+        yield _product_flops(inner)
+
+
+def _identity(data: Any, feed: Any) -> Any:
+    return feed
+
+
+def _key() -> Any:
+    return jax.eval_shape(lambda: jax.random.key(0))

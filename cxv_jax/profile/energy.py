@@ -1,0 +1,97 @@
+"""Energy that an NVIDIA GPU takes, by NVML: sampled power, integrated."""
+
+import os
+import threading
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+
+
+class EnergyMeter:
+    """While entered, samples the power of the first device; afterwards ``joules``.
+
+    ``joules`` is None, that is not available, on anything but an NVIDIA GPU, without the package
+    ``nvidia-ml-py``, and where NVML tells no power (a MIG slice). It is the whole board's energy,
+    whoever uses it. NVML itself averages over up to a second: measure several.
+
+    Args:
+      period: seconds between samples.
+
+    Example:
+      >>> with EnergyMeter() as meter:
+      ...     pass  # Work.
+      >>> meter.joules is None or meter.joules >= 0
+      True
+    """
+
+    joules: float | None = None
+
+    def __init__(self, period: float = 0.05):
+        self._period = period
+        self._read = _power_reader()
+        self._times: list[float] = []
+        self._watts: list[float] = []
+        self._stop = threading.Event()
+
+    def __enter__(self) -> "EnergyMeter":
+        if self._read is not None:
+            self._sample()
+            self._thread = threading.Thread(target=self._sample_on, daemon=True)
+            self._thread.start()
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        if self._read is not None:
+            self._stop.set()
+            self._thread.join()
+            self._sample()
+            self.joules = integrate(self._times, self._watts)
+
+    def _sample_on(self) -> None:
+        while not self._stop.wait(self._period):
+            self._sample()
+
+    def _sample(self) -> None:
+        assert self._read is not None
+        self._watts.append(self._read())
+        self._times.append(time.perf_counter())
+
+
+def integrate(times: Sequence[float], watts: Sequence[float]) -> float:
+    """Joules by the trapezoid rule: ``sum (t[i+1] - t[i]) (w[i] + w[i+1]) / 2``.
+
+    Args:
+      times: seconds, ascending.
+      watts: the power at those times.
+
+    Example:
+      >>> integrate([0.0, 1.0, 3.0], [100.0, 200.0, 200.0])
+      550.0
+    """
+    spans = zip(times[:-1], times[1:], watts[:-1], watts[1:], strict=True)
+    return sum((end - start) * (first + second) / 2 for start, end, first, second in spans)
+
+
+def _power_reader() -> Any:
+    """A function that returns watts, or None."""
+    if jax.default_backend() != "gpu":
+        return None
+    try:
+        import pynvml
+
+        pynvml.nvmlInit()
+        handle = _handle(pynvml)
+        pynvml.nvmlDeviceGetPowerUsage(handle)
+    except Exception:  # Not installed, no NVIDIA driver, no right to ask: all the same here.
+        return None
+    return lambda: pynvml.nvmlDeviceGetPowerUsage(handle) / 1000  # It tells milliwatts.
+
+
+def _handle(pynvml: Any) -> Any:
+    """NVML knows all boards of the machine; JAX's first is the first visible one."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")[0].strip()
+    if visible and not visible.isdecimal():
+        return pynvml.nvmlDeviceGetHandleByUUID(visible)
+    return pynvml.nvmlDeviceGetHandleByIndex(int(visible or 0))

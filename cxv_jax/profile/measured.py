@@ -1,0 +1,92 @@
+"""Images per second and energy, measured after warm-up."""
+
+import math
+import statistics
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import flax.linen as nn
+import jax
+import numpy as np
+
+from cxv_jax.profile.compiled import Program, create_state, train_program
+from cxv_jax.profile.energy import EnergyMeter
+
+SHORTEST = 1.0  # Seconds of one repeat: enough for NVML, and for dispatch to reach a steady state.
+STEPS_PER_CALL = 16  # As the training loop has it, except on CPUs.
+
+
+def measure(
+    model: nn.Module,
+    image_shape: tuple[int, int, int],
+    batch_size: int,
+    *,
+    train: Program,
+    forward: Program,
+    repeats: int,
+) -> dict[str, Any]:
+    """Run both programs on one device, on random images.
+
+    Args:
+      model: the model of both programs.
+      image_shape: height, width, channels.
+      batch_size: images of a step.
+      train: from :func:`train_program`; runs as it is on a CPU, 16 steps in a call elsewhere.
+      forward: from :func:`forward_program`.
+      repeats: the rate is the median of so many, of at least a second each.
+
+    Returns:
+      ``train_images_per_second``, ``inference_images_per_second``, and the joules of 1,000 images
+      ``train_joules_per_1000``, ``inference_joules_per_1000`` (None: not available).
+    """
+    steps = 1
+    if jax.default_backend() != "cpu":
+        steps = STEPS_PER_CALL
+        train = train_program(model, image_shape, batch_size, steps)
+    state = jax.jit(partial(create_state, model, image_shape))(jax.random.key(0))
+    draw = np.random.default_rng(0)
+    images = draw.integers(0, 256, (steps, batch_size, *image_shape), dtype=np.uint8)
+    labels = draw.integers(0, model.num_classes, (steps, batch_size), dtype=np.int32)
+    feed, rng = jax.device_put({"image": images, "label": labels}), jax.random.key(1)
+    variables = jax.tree.map(np.asarray, state.variables())  # The state will be donated.
+
+    def update() -> Any:
+        nonlocal state
+        state, sums = train.compiled(state, rng, {}, feed)
+        return sums
+
+    variables, batch = jax.device_put(variables), feed["image"][0]
+    predict = partial(forward.compiled, variables, batch)
+    return {
+        **_prefixed("train", rate(update, steps * batch_size, repeats)),
+        **_prefixed("inference", rate(predict, batch_size, repeats)),
+    }
+
+
+def rate(call: Callable[[], Any], images: int, repeats: int) -> dict[str, float | None]:
+    """Median images/s of ``call``, which handles ``images`` of them, and joules per 1,000.
+
+    Calls are dispatched one after the other and waited for at the end of each repeat.
+    """
+    for _ in range(2):
+        jax.block_until_ready(call())
+    calls = max(1, math.ceil(SHORTEST / _seconds(call, 1)))
+    with EnergyMeter() as meter:
+        rates = [calls * images / _seconds(call, calls) for _ in range(repeats)]
+    total = repeats * calls * images
+    joules = None if meter.joules is None else 1000 * meter.joules / total
+    return {"images_per_second": statistics.median(rates), "joules_per_1000": joules}
+
+
+def _seconds(call: Callable[[], Any], count: int) -> float:
+    started = time.perf_counter()
+    for _ in range(count):
+        result = call()
+    jax.block_until_ready(result)
+    return time.perf_counter() - started
+
+
+def _prefixed(prefix: str, figures: dict[str, Any]) -> dict[str, Any]:
+    return {f"{prefix}_{name}": value for name, value in figures.items()}

@@ -1,0 +1,76 @@
+"""All costs of one system: a model by name with its overrides."""
+
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+import jax
+
+from cxv_jax import models, runs
+from cxv_jax.profile.compiled import create_state, flops, forward_program, memory, train_program
+from cxv_jax.profile.measured import measure
+from cxv_jax.profile.parameters import count_parameters
+
+
+def complete(system: Mapping[str, Any], image_size: int) -> dict[str, Any]:
+    """Every field of a model: the overrides in ``system``, else the defaults.
+
+    Args:
+      system: ``name`` and overrides, as for ``models.create``. An unknown name comes back as it
+        is: ``models.create`` refuses it.
+      image_size: for models that are built for one size, unless ``system`` has its own.
+
+    Example:
+      >>> complete({"name": "vit", "depth": 2}, 8)["image_size"]
+      8
+    """
+    if system["name"] not in models.MODELS:
+        return dict(system)
+    defaults = models.defaults(system["name"])
+    sized = {"image_size": image_size} if "image_size" in defaults else {}
+    return {**defaults, **sized, **system}
+
+
+def profile(
+    system: Mapping[str, Any],
+    *,
+    num_classes: int = 10,
+    image_size: int = 32,
+    batch_size: int = 64,
+    repeats: int = 5,
+) -> dict[str, Any]:
+    """What a system costs to train and to run, on the first device.
+
+    Args:
+      system: ``name`` and overrides, see :func:`complete`; its ``dtype`` is the precision.
+      num_classes: width of the head.
+      image_size: height and width of the images.
+      batch_size: images of a step.
+      repeats: of the timed runs; 0: time nothing, only compile.
+
+    Returns:
+      ``parameters``, ``parameters_torchsummary``; per image ``forward_flops``, ``train_flops``
+      (see :func:`flops`); in bytes ``train_memory`` and ``inference_memory`` (at this batch size)
+      with their parts ``train_temporary`` and ``inference_temporary``; and, unless ``repeats`` is
+      0, what :func:`measure` returns and ``peak_memory_bytes`` measured in ``peak_memory_of`` (the
+      device; the process on a CPU) since the process began: profile one system a process.
+
+    Raises:
+      InputError: for an unknown model or field, or images that do not fit the model.
+    """
+    fields = complete(system, image_size)
+    model, shape = models.create(num_classes=num_classes, **fields), (image_size, image_size, 3)
+    created = jax.eval_shape(partial(create_state, model, shape), jax.random.key(0))
+    trainable, printed = count_parameters({"params": created.params})
+    train = train_program(model, shape, batch_size)
+    forward = forward_program(model, shape, batch_size)
+    costs: dict[str, Any] = {"parameters": trainable, "parameters_torchsummary": printed}
+    for name, program in (("train", train), ("forward", forward)):
+        costs[f"{name}_flops"] = flops(program) / batch_size
+    for name, program in (("train", train), ("inference", forward)):
+        bytes_of = memory(program)
+        costs |= {f"{name}_memory": bytes_of["peak"], f"{name}_temporary": bytes_of["temporary"]}
+    if repeats:
+        costs |= measure(model, shape, batch_size, train=train, forward=forward, repeats=repeats)
+        costs |= runs.peak_memory()
+    return costs
