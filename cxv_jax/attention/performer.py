@@ -124,8 +124,7 @@ def _whole_vectors(projection: Array, lanes: int = 16) -> Array:
 def _chunks(length: int) -> int:
     """Into how many parts to cut the tokens, so that the features of one part stay in cache.
 
-    On a CPU this halved the time and took the temporaries to a quarter (docs/results); a GPU
-    wants large products.
+    On a CPU this saves time and temporaries; a GPU wants large products.
     """
     if jax.default_backend() != "cpu" or length < 512:
         return 1

@@ -69,7 +69,7 @@ channel_norm.defvjp(_channel_norm_forward, _channel_norm_backward)
 def gelu(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
     """Exact GELU, ``x (1 + erf(x / sqrt 2)) / 2``, in float32 inside.
 
-    Through erf, twice as fast as the erfc of ``jax.nn.gelu``. Keeps only ``x`` for the backward
+    Through erf, which XLA computes faster than the erfc of ``jax.nn.gelu``. Keeps only ``x`` for the backward
     pass, ``g (Phi(x) + x exp(-x^2 / 2) / sqrt(2 pi))``.
     """
     y = x.astype(jnp.float32)

@@ -32,9 +32,8 @@ A_T = np.array(
 def prefers_winograd(channels: int, features: int) -> bool:
     """Whether :func:`conv_3x3` beats the library's convolution here.
 
-    On a CPU in float32 it took less than half the time at 128 channels (docs/results); with few
-    channels its transforms cost more than they save, and a GPU has tensor cores. Its rounding,
-    1e-5 of the largest output, is too coarse for narrower types.
+    On a CPU in float32, yes; with few channels its transforms cost more than they save, and a GPU
+    has tensor cores. Its rounding is too coarse for narrower types.
     """
     return jax.default_backend() == "cpu" and min(channels, features) >= 32
 
