@@ -69,8 +69,8 @@ channel_norm.defvjp(_channel_norm_forward, _channel_norm_backward)
 def gelu(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
     """Exact GELU, ``x (1 + erf(x / sqrt 2)) / 2``, in float32 inside.
 
-    Through erf, which XLA computes faster than the erfc of ``jax.nn.gelu``. Keeps only ``x`` for the backward
-    pass, ``g (Phi(x) + x exp(-x^2 / 2) / sqrt(2 pi))``.
+    Through erf, which XLA computes faster than the erfc of ``jax.nn.gelu``. Keeps only ``x`` for
+    the backward pass, ``g (Phi(x) + x exp(-x^2 / 2) / sqrt(2 pi))``.
     """
     y = x.astype(jnp.float32)
     return (y * _normal_cdf(y)).astype(x.dtype)
