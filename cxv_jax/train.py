@@ -3,23 +3,28 @@
 import dataclasses
 import math
 import time
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import flax.linen as nn
 import jax
-import optax
-from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from cxv_jax import augment, metrics, models, optimizer, runs, sharding, step
-from cxv_jax import state as train_states
-from cxv_jax.attention import random_projection
+from cxv_jax import metrics, models, optimizer, runs, sharding
+from cxv_jax.build import (
+    build_evaluator,
+    build_loader,
+    build_phase,
+    build_trainer,
+    create_state,
+    describe,
+    hand_over,
+    load_dataset,
+    places_of,
+    template_of,
+)
 from cxv_jax.checkpoint import Checkpointer
 from cxv_jax.data import sources
-from cxv_jax.data.loader import Loader, make_loader
 from cxv_jax.errors import InputError
 from cxv_jax.interrupt import Interrupt, Interrupted
 from cxv_jax.report import Report, final_table
@@ -81,16 +86,18 @@ def train_and_evaluate(
     mesh = sharding.create_mesh(config.fsdp)
     dataset = load_dataset(config)
     model = models.create(num_classes=dataset.num_classes, **config.model)
-    loaders = {name: _loader(config, mesh, dataset, name) for name in ("train", config.selection)}
+    loaders = {
+        name: build_loader(config, mesh, dataset, name) for name in ("train", config.selection)
+    }
     train_loader = loaders["train"]
     txs = {n: build_phase(config, n, train_loader.steps_per_epoch) for n in ("phase1", "phase2")}
-    create = partial(_create_state, config, model, dataset.image_shape)
-    templates = {name: _template(partial(create, tx), mesh) for name, tx in txs.items()}
+    create = partial(create_state, config, model, dataset.image_shape)
+    templates = {name: template_of(partial(create, tx), mesh) for name, tx in txs.items()}
     trainers = {
-        name: _trainer(config, model, txs[name], name, templates[name], dataset, train_loader)
+        name: build_trainer(config, model, txs[name], name, templates[name], dataset, train_loader)
         for name in txs
     }
-    evaluate = _evaluator(config, model)
+    evaluate = build_evaluator(config, model)
     rng = jax.device_put(jax.random.key(config.seed), sharding.replicated(mesh))
 
     workdir = runs.open_run(workdir, config, fork=fork)
@@ -100,7 +107,7 @@ def train_and_evaluate(
     checkpointer = Checkpointer(workdir / "checkpoints")
     resumed, progress = checkpointer.latest_step(), Progress()
     if resumed is None:
-        init = jax.jit(partial(create, txs["phase1"]), out_shardings=_places(templates["phase1"]))
+        init = jax.jit(partial(create, txs["phase1"]), out_shardings=places_of(templates["phase1"]))
         state = init()
     else:
         progress = _progress(checkpointer.meta(resumed), workdir)
@@ -192,7 +199,7 @@ def train_and_evaluate(
             if progress.best:
                 best_state = _restore_best(checkpointer, "phase1", templates["phase1"])
                 state = dataclasses.replace(best_state, step=state.step)
-            state = _hand_over(txs["phase2"], templates["phase2"], state)
+            state = hand_over(txs["phase2"], templates["phase2"], state)
             progress.phase, progress.phase_epoch, progress.patience = 2, 0, 0
             report.handoff(
                 {
@@ -205,7 +212,7 @@ def train_and_evaluate(
             )
 
         # Test is read here and nowhere else.
-        test_loader = _loader(config, mesh, dataset, "test")
+        test_loader = build_loader(config, mesh, dataset, "test")
         phases = {}
         for name in progress.best:
             best_state = _restore_best(checkpointer, name, templates[name])
@@ -219,39 +226,6 @@ def train_and_evaluate(
     return summary
 
 
-def load_dataset(config: ConfigDict) -> sources.Dataset:
-    """The data set that ``config.data`` names, with its splits fixed by ``config.seed``."""
-    fields = ("val_fraction", "val_per_class", "subset_per_class", "image_size", "data_dir")
-    options = {name: config.data[name] for name in (*fields, "on_bad_image")}
-    return sources.load(config.data.source, seed=config.seed, **options)
-
-
-def build_phase(
-    config: ConfigDict, name: str, steps_per_epoch: int
-) -> optax.GradientTransformation:
-    """The optimizer of ``config.phase1`` or ``config.phase2`` (``name``).
-
-    Parameters whose path matches ``config.phase2.keep`` stay on phase one's optimizer.
-    """
-    phase = config[name]
-    transforms = {phase.optimizer: _optimizer(phase, phase.learning_rate, steps_per_epoch)}
-    labels = [(".*", phase.optimizer)]
-    if name == "phase2" and phase.keep:
-        kept = f"phase1_{config.phase1.optimizer}"
-        transforms[kept] = _optimizer(config.phase1, phase.learning_rate, steps_per_epoch)
-        labels.insert(0, (phase.keep, kept))
-    return optimizer.phase(transforms, labels)
-
-
-def describe(dataset: sources.Dataset) -> dict[str, Any]:
-    """What prediction needs to know of the data, as JSON."""
-    return {
-        "name": dataset.name,
-        "class_names": list(dataset.class_names),
-        "image_shape": list(dataset.image_shape),
-    }
-
-
 def _introduce(config: ConfigDict, dataset: sources.Dataset, state: TrainState) -> str:
     """What is about to happen, in one line, before the compiler makes the user wait."""
     parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params))
@@ -261,63 +235,6 @@ def _introduce(config: ConfigDict, dataset: sources.Dataset, state: TrainState) 
         f"{config.model.name} ({parameters:,} parameters) on {dataset.name} ({sizes} images), "
         f"{devices}; the first step of each phase compiles"
     )
-
-
-def _optimizer(
-    phase: ConfigDict, learning_rate: float, steps_per_epoch: int
-) -> optax.GradientTransformation:
-    total = phase.epochs * steps_per_epoch
-    rate = optimizer.schedule(
-        phase.schedule,
-        learning_rate,
-        warmup_steps=min(phase.warmup_epochs * steps_per_epoch, total // 2),
-        total_steps=max(total, 1),
-    )
-    options = dict(phase.options)
-    if phase.decay_kernels_only:
-        options["mask"] = optimizer.decay_mask
-    return optimizer.by_name(phase.optimizer, rate, options)
-
-
-def _loader(config: ConfigDict, mesh: Mesh, dataset: sources.Dataset, name: str) -> Loader:
-    train = name == "train"
-    if name not in dataset.splits:
-        raise InputError(f"{dataset.name} has no {name} split, only {', '.join(dataset.splits)}")
-    return make_loader(
-        dataset.splits[name],
-        batch_size=config.batch_size if train else config.eval_batch_size,
-        seed=config.seed,
-        batch_sharding=sharding.batch_sharding(mesh),
-        train=train,
-        kind=config.data.loader,
-        steps_per_call=config.steps_per_call or (1 if jax.default_backend() == "cpu" else 16),
-        memory_share=config.data.memory_share,
-        workers=config.data.workers,
-    )
-
-
-def _create_state(
-    config: ConfigDict,
-    model: nn.Module,
-    image_shape: tuple[int, int, int],
-    tx: optax.GradientTransformation,
-) -> TrainState:
-    rng = jax.random.key(config.seed)
-    return train_states.create(model, tx, rng, image_shape, ema=config.ema_decay > 0)
-
-
-def _template(create: Callable[[], TrainState], mesh: Mesh) -> TrainState:
-    """Shapes, types and places of a state, without its values."""
-    shapes = jax.eval_shape(create)
-    return jax.tree.map(
-        lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place),
-        shapes,
-        sharding.state_sharding(shapes, mesh),
-    )
-
-
-def _places(template: TrainState) -> TrainState:
-    return jax.tree.map(lambda x: x.sharding, template)
 
 
 def _progress(meta: dict[str, Any], workdir: Path) -> Progress:
@@ -333,57 +250,6 @@ def _restore_best(checkpointer: Checkpointer, name: str, template: TrainState) -
     return checkpointer.restore(best, template)
 
 
-def _hand_over(
-    tx: optax.GradientTransformation, template: TrainState, state: TrainState
-) -> TrainState:
-    begin = partial(train_states.begin_phase, init_optimizer=partial(optimizer.handoff, tx))
-    return jax.jit(begin, out_shardings=_places(template))(state)
-
-
-def _trainer(
-    config: ConfigDict,
-    model: nn.Module,
-    tx: optax.GradientTransformation,
-    name: str,
-    template: TrainState,
-    dataset: sources.Dataset,
-    loader: Loader,
-) -> Callable:
-    """The compiled update of a phase: ``(state, rng, data, feed) -> (state, sums)``."""
-    phase = config[name]
-    step_config = step.StepConfig(
-        mean=tuple(config.data.mean),
-        std=tuple(config.data.std),
-        num_classes=dataset.num_classes,
-        label_smoothing=phase.label_smoothing,
-        ema_decay=config.ema_decay,
-        augment=augment.make(**phase.augment),
-        redraw=redraw_projections,
-        redraw_every=config.redraw_every,
-    )
-    update = step.many(partial(step.train_step, model, tx, step_config), loader.fetch)
-    return jax.jit(update, donate_argnums=0, out_shardings=(_places(template), None))
-
-
-def _evaluator(
-    config: ConfigDict, model: nn.Module
-) -> Callable[[dict[str, Any], Loader], dict[str, float]]:
-    """``(variables, loader) -> exact top1, top5 and loss`` over the loader's whole split."""
-    mean, std = tuple(config.data.mean), tuple(config.data.std)
-
-    @partial(jax.jit, static_argnums=0)
-    def sums_of(fetch: step.Fetch, variables: Any, data: Any, feed: Any) -> metrics.Sums:
-        evaluate = step.many(partial(step.eval_step, model, mean, std), fetch)
-        return evaluate(None, variables, data, feed)[1]
-
-    def evaluate(variables: dict[str, Any], loader: Loader) -> dict[str, float]:
-        feeds = loader.epoch(0)
-        sums = [sums_of(loader.fetch, variables, loader.data, feed) for _, feed in feeds]
-        return metrics.means(metrics.total(jax.device_get(sums)))
-
-    return evaluate
-
-
 def _read(late: tuple[int, metrics.Sums], progress: Progress, report: Report) -> None:
     """Wait for the metrics of the call before the running one, and count them in."""
     count, sums = late[0], jax.device_get(late[1])
@@ -396,14 +262,6 @@ def _read(late: tuple[int, metrics.Sums], progress: Progress, report: Report) ->
         )
     progress.sums = metrics.total([progress.sums, sums] if progress.sums else [sums])
     report.update(count, **{k: v for k, v in metrics.means(sums).items() if k != "top5"})
-
-
-def redraw_projections(rng: jax.Array, constants: Any) -> Any:
-    """New random features for every layer of ``constants``, each from its own key."""
-    leaves, tree = jax.tree.flatten(constants)
-    rngs = jax.random.split(rng, len(leaves))
-    new = [random_projection(r, *leaf.shape) for r, leaf in zip(rngs, leaves, strict=True)]
-    return jax.tree.unflatten(tree, new)
 
 
 def _learning_rate(state: TrainState) -> float:

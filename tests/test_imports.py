@@ -20,7 +20,7 @@ ALLOWED: dict[str, set[str]] = {
     "profile": {"models", "step", "state", "optimizer", "sharding", "augment", "runs"},
     **{leaf: set() for leaf in LEAVES},
 }
-TOP = {"train", "inference", "compare", "plan", "__init__"}  # These meet everything.
+TOP = {"build", "train", "inference", "compare", "plan", "__init__"}  # These meet everything.
 
 
 def part(path: Path) -> str:

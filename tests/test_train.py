@@ -16,7 +16,7 @@ import orbax.checkpoint as ocp
 import pytest
 from ml_collections import ConfigDict
 
-from cxv_jax import augment, models, optimizer, report, sharding, state, step, train
+from cxv_jax import augment, build, models, optimizer, report, sharding, state, step, train
 from cxv_jax.checkpoint import Checkpointer
 from cxv_jax.errors import InputError
 from cxv_jax.interrupt import Interrupted
@@ -232,11 +232,23 @@ def test_bad_fields_are_named_and_nothing_is_written(
     assert not (tmp_path / "run").exists()
 
 
+def test_kept_parameters_stay_on_phase_ones_optimizer() -> None:
+    config = tiny_config()
+    config.phase2.keep = "^head"
+    tx = build.build_phase(config, "phase2", 10)
+    params = {name: {"kernel": jnp.full((2, 3), 0.5)} for name in ("head", "body")}
+    updates, _ = tx.update(params, tx.init(params), params)
+    adamw = optax.adamw(config.phase1.learning_rate, weight_decay=0.01)
+    want, _ = adamw.update(params["head"], adamw.init(params["head"]), params["head"])
+    chex.assert_trees_all_close(updates["head"], want, rtol=1e-6)
+    np.testing.assert_allclose(updates["body"]["kernel"], -0.5 * config.phase2.learning_rate)
+
+
 def test_projections_are_redrawn_every_n_steps() -> None:
     constants = {"a": {"projection": jnp.zeros((6, 4))}, "b": {"projection": jnp.zeros((6, 4))}}
-    new = train.redraw_projections(jax.random.key(0), constants)
+    new = build.redraw_projections(jax.random.key(0), constants)
     assert not np.allclose(new["a"]["projection"], new["b"]["projection"])
-    config = step.StepConfig((), (), 10, 0.0, 0.0, None, train.redraw_projections, 3)
+    config = step.StepConfig((), (), 10, 0.0, 0.0, None, build.redraw_projections, 3)
     for number, changed in [(0, False), (2, False), (3, True), (4, False), (6, True)]:
         current = state.TrainState(jnp.asarray(number), {}, {}, constants, (), None)
         drawn = step.constants_of(config, jax.random.key(0), current)
