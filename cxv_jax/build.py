@@ -47,7 +47,9 @@ def build_phase(
     labels = [(".*", phase.optimizer)]
     if name == "phase2" and phase.keep:
         first, kept = config.phase1, f"phase1_{config.phase1.optimizer}"
-        transforms[kept] = optimizer.by_name(first.optimizer, first.learning_rate, first.options)
+        transforms[kept] = optimizer.by_name(
+            first.optimizer, first.learning_rate, dict(first.options)
+        )
         labels.insert(0, (phase.keep, kept))
     return optimizer.phase(transforms, labels)
 
