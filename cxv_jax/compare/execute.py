@@ -1,0 +1,183 @@
+"""Carry out a comparison: every unfinished run in a process of its own, then the report."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import flax.traverse_util
+from ml_collections import ConfigDict
+
+from cxv_jax import runs
+from cxv_jax.compare import plan, results
+from cxv_jax.compare.report import write_report
+from cxv_jax.data.sources import Dataset
+from cxv_jax.errors import InputError
+from cxv_jax.profile import complete
+from cxv_jax.train import load_dataset
+
+
+class Launch(NamedTuple):
+    """How the two kinds of work are started; both return None, or one line on what went wrong.
+
+    Attributes:
+      profile: ``(system, options of profile.profile, JSON file to write, log file)``.
+      train: ``(JSON file with the config, run folder, log file)``.
+    """
+
+    profile: Callable[[dict[str, Any], dict[str, Any], Path, Path], str | None]
+    train: Callable[[Path, Path, Path], str | None]
+
+
+def compare(
+    config: ConfigDict,
+    workdir: str | Path,
+    launch: Launch,
+    *,
+    command: str = "",
+    say: Callable[[str], None] = print,
+) -> bool:
+    """Train every system that is not finished yet; write ``report.md``, ``results.csv``, pictures.
+
+    Give the same command again after an interruption: finished runs are skipped, the interrupted
+    one resumes, failed ones are tried again. The report depends on nothing but the config and the
+    runs' own summaries. A system that fails is recorded with its error; the others go on.
+
+    Args:
+      config: a training config without ``model`` and ``seed``, with ``systems`` (label to ``name``
+        and overrides), ``seeds``, ``handoff`` (``both``, ``with``, ``without``) and ``budget``; see
+        ``experiments/configs/comparison.py``.
+      workdir: holds ``runs/NAME-seedN`` (with the handoff) and ``runs/NAME-seedN-single``,
+        ``costs``, ``configs``, ``logs`` and the report.
+      launch: how a run is started.
+      command: what the report names as its source.
+      say: takes a line of progress.
+
+    Returns:
+      Whether every run is finished.
+
+    Raises:
+      InputError: for a config that cannot be used, data that is not there, a folder that holds a
+        comparison of another kind.
+    """
+    plan.check(config)
+    first = ConfigDict({**config.to_dict(), "seed": config.seeds[0]})
+    runs.check_config(first)
+    dataset = load_dataset(first)
+    folder = _open(Path(workdir), config)
+    todo = plan.runs_of(config)
+    for number, which in enumerate(todo, 1):
+        costs = _costs(config, dataset, which[0], folder, launch)
+        outcome = _train(config, dataset, costs, which, folder, launch)
+        if outcome:
+            say(f"[{number}/{len(todo)}] {plan.run_name(*which)}: {outcome}")
+            write_report(folder, config, _rows(config, dataset, folder), command)
+    rows = _rows(config, dataset, folder)
+    write_report(folder, config, rows, command)
+    return all(row["status"] == "finished" for row in rows)
+
+
+def _train(
+    config: ConfigDict,
+    dataset: Dataset,
+    costs: dict[str, Any],
+    which: plan.Which,
+    folder: Path,
+    launch: Launch,
+) -> str:
+    """Train one run unless it is finished; a line on how it went, empty if there was nothing to do.
+
+    A file in ``errors`` says why a run failed; it goes before the next try.
+    """
+    name = plan.run_name(*which)
+    error_file, config_file = folder / "errors" / f"{name}.txt", folder / "configs" / f"{name}.json"
+    run_folder, log = folder / "runs" / name, folder / "logs" / f"{name}.log"
+    try:
+        run_config = plan.build(config, dataset, costs, which)
+    except InputError as mistake:
+        return _failed(error_file, str(mistake))
+    if runs.finished(run_folder, run_config):
+        return ""
+    error_file.unlink(missing_ok=True)
+    runs.write_atomically(config_file, run_config.to_json(indent=2, sort_keys=True) + "\n")
+    if error := launch.train(config_file, run_folder, log):
+        return _failed(error_file, error)
+    if (summary := runs.finished(run_folder, run_config)) is None:
+        return _failed(error_file, "ended without a summary")
+    return f"test top-1 {100 * summary['test_top1']:.2f} %, {summary['seconds']:,.0f} s"
+
+
+def _failed(error_file: Path, error: str) -> str:
+    runs.write_atomically(error_file, error + "\n")
+    return f"failed: {error}"
+
+
+def _costs(
+    config: ConfigDict, dataset: Dataset, system: str, folder: Path, launch: Launch
+) -> dict[str, Any]:
+    """The system's costs, from its file if they are known; empty if they cannot be had."""
+    path, fields = folder / "costs" / f"{system}.json", config.systems[system].to_dict()
+    if not path.exists():
+        options = {
+            "num_classes": dataset.num_classes,
+            "image_size": dataset.image_shape[0],
+            "batch_size": config.batch_size,
+            "repeats": 3 if config.budget.seconds else 0,
+        }
+        full = complete(fields, dataset.image_shape[0])
+        launch.profile(full, options, path, folder / "logs" / f"{system}-costs.log")
+    return json.loads(path.read_text()) if path.exists() else {}
+
+
+def _rows(config: ConfigDict, dataset: Dataset, folder: Path) -> list[dict[str, Any]]:
+    """One row for every run, from the files alone."""
+    rows = []
+    for which in plan.runs_of(config):
+        path = folder / "costs" / f"{which[0]}.json"
+        costs = json.loads(path.read_text()) if path.exists() else {}
+        name, summary = plan.run_name(*which), None
+        try:
+            run_config = plan.build(config, dataset, costs, which)
+            summary = runs.finished(folder / "runs" / name, run_config)
+        except InputError:
+            pass  # Its error was recorded when it was tried.
+        error_file = folder / "errors" / f"{name}.txt"
+        error = error_file.read_text().strip() if error_file.exists() else ""
+        rows.append(results.row(which, config.systems[which[0]].name, summary, error, costs))
+    return rows
+
+
+def _open(folder: Path, config: ConfigDict) -> Path:
+    """Make the folders; refuse those of a comparison under another recipe.
+
+    Systems, seeds and handoff may be added and left out: every run stands for itself.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"--workdir={folder} is a file; name a folder")
+    path, text = folder / "config.json", config.to_json(indent=2, sort_keys=True) + "\n"
+    if path.exists() and (differing := _differing(json.loads(path.read_text()), json.loads(text))):
+        raise InputError(
+            f"{folder} holds a comparison with other settings ({', '.join(differing)}): name "
+            "another --workdir"
+        )
+    for name in ("configs", "costs", "errors", "logs", "runs"):
+        (folder / name).mkdir(parents=True, exist_ok=True)
+    runs.write_atomically(path, text)
+    return folder
+
+
+def _differing(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
+    """Fields that would make old and new runs incomparable."""
+    common = old["systems"].keys() & new["systems"].keys()
+    flat = [
+        flax.traverse_util.flatten_dict(
+            {
+                **{k: v for k, v in each.items() if k not in ("seeds", "handoff")},
+                "systems": {k: v for k, v in each["systems"].items() if k in common},
+            },
+            sep=".",
+        )
+        for each in (old, new)
+    ]
+    fields = sorted(flat[0].keys() | flat[1].keys())
+    return [field for field in fields if flat[0].get(field) != flat[1].get(field)]

@@ -1,0 +1,97 @@
+"""Which runs a comparison consists of, and the config of each."""
+
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from cxv_jax.data.sources import Dataset
+from cxv_jax.errors import InputError
+from cxv_jax.profile import complete
+
+# What a comparison's config has besides the fields of a training config.
+OWN_FIELDS = ("systems", "seeds", "handoff", "budget")
+HANDOFFS = {"both": (True, False), "with": (True,), "without": (False,)}
+
+# One training run: system, seed, with the handoff or without it.
+Which = tuple[str, int, bool]
+
+
+def run_name(system: str, seed: int, handoff: bool) -> str:
+    """The run's folder: ``cpv-seed0``, or ``cpv-seed0-single`` without the second optimizer."""
+    return f"{system}-seed{seed}" + ("" if handoff else "-single")
+
+
+def check(config: ConfigDict) -> None:
+    """Refuse a comparison that cannot be made, before any work is done.
+
+    Raises:
+      InputError: naming the field and what it must be.
+    """
+    if missing := [field for field in OWN_FIELDS if field not in config]:
+        raise InputError(f"this is no config of a comparison: it has no {', '.join(missing)}")
+    if not config.systems:
+        raise InputError("config.systems is empty: name at least one system")
+    for name, system in config.systems.items():
+        if "name" not in system:
+            raise InputError(f"config.systems.{name} has no name of a model")
+    if config.handoff not in HANDOFFS:
+        raise InputError(
+            f"config.handoff = {config.handoff!r} must be one of {', '.join(HANDOFFS)}"
+        )
+    if not config.seeds or len(set(config.seeds)) < len(config.seeds):
+        raise InputError(f"config.seeds = {config.seeds} must be different numbers, at least one")
+    if config.budget.seconds < 0 or config.budget.images < 0:
+        raise InputError("config.budget.seconds and config.budget.images must be at least 0")
+    if config.budget.seconds and config.budget.images:
+        raise InputError("set config.budget.seconds or config.budget.images, not both")
+
+
+def runs_of(config: ConfigDict) -> list[Which]:
+    """``(system, seed, handoff)`` of every run; all systems with one seed, then the next seed."""
+    handoffs = HANDOFFS[config.handoff]
+    return [(s, seed, h) for seed in config.seeds for s in config.systems for h in handoffs]
+
+
+def build(config: ConfigDict, dataset: Dataset, costs: dict[str, Any], which: Which) -> ConfigDict:
+    """The config of one run, an ordinary training config.
+
+    Without the handoff, phase one also gets the epochs of phase two, so that both kinds of run get
+    the same number of epochs. A budget in images or seconds is turned into epochs, split over the
+    phases as the config's epochs are; seconds by the measured rate of the training step alone.
+
+    Args:
+      config: of the comparison.
+      dataset: what it is trained on.
+      costs: of the system; ``train_images_per_second`` is used for a budget in seconds.
+      which: system, seed, with handoff or not.
+
+    Raises:
+      InputError: for a budget in seconds without a measured rate.
+    """
+    system, seed, handoff = which
+    fields = config.to_dict()
+    single = ConfigDict({k: v for k, v in fields.items() if k not in OWN_FIELDS})
+    single.seed = seed
+    single.model = ConfigDict(complete(fields["systems"][system], dataset.image_shape[0]))
+    one, two = _epochs(config, len(dataset.splits["train"]), costs)
+    single.phase1.epochs, single.phase2.epochs = one, two
+    if not handoff:
+        single.phase1.epochs = one + two
+        single.phase2.update(epochs=0, schedule="constant")  # A cosine over nothing is refused.
+    return single
+
+
+def _epochs(config: ConfigDict, train_images: int, costs: dict[str, Any]) -> tuple[int, int]:
+    """Epochs of both phases."""
+    one, two = config.phase1.epochs, config.phase2.epochs
+    images = config.budget.images
+    if config.budget.seconds:
+        if "train_images_per_second" not in costs:
+            raise InputError("no rate could be measured, so a budget in seconds means nothing")
+        images = config.budget.seconds * costs["train_images_per_second"]
+    if not images:
+        return one, two
+    whole_batches = train_images // config.batch_size * config.batch_size
+    total = max(1, round(images / max(1, whole_batches)))
+    second = min(total - 1, round(total * two / (one + two)))
+    return total - second, second

@@ -1,0 +1,104 @@
+"""``report.md``, ``results.csv`` and the pictures: a function of the rows, and of nothing else."""
+
+from pathlib import Path
+
+from ml_collections import ConfigDict
+
+from cxv_jax.compare import pictures, tables
+from cxv_jax.compare.results import Rows, to_csv
+from cxv_jax.runs import write_atomically
+
+RESULTS_NOTE = """
+Test top-1 and top-5 in percent, with the weights that were best on {selection}; ± is the standard
+deviation over seeds. *Gain* is top-1 with the second optimizer minus top-1 without it (the first
+optimizer alone for as many epochs), paired by seed. Parameters in brackets: as torchsummary counts.
+FLOP are for one image, as compiled for this device (a multiplication and an addition are two);
+memory is what the compiled training step needs for a batch of {batch_size}."""
+MEASURED_NOTE = """
+Means and deviations over a system's runs; images/s of a run is the median over its epochs. Peak
+memory is that of the accelerator where it tells, else of the whole process. Other work on the
+machine changes all of these but the epochs."""
+PICTURES_NOTE = "The paper's models are orange."
+
+
+def write_report(folder: Path, config: ConfigDict, rows: Rows, command: str) -> None:
+    """Write everything anew; a picture for which there is nothing to show is removed."""
+    drawn = pictures.draw(folder, rows)
+    write_atomically(folder / "results.csv", to_csv(rows))
+    write_atomically(folder / "report.md", markdown(config, rows, command, drawn))
+
+
+def markdown(config: ConfigDict, rows: Rows, command: str, drawn: list[str]) -> str:
+    """The report; ``drawn`` are the file names of the pictures in it."""
+    facts = {"selection": config.selection, "batch_size": config.batch_size}
+    sections = [
+        [f"# {len(config.systems)} systems on {config.data.source}"],
+        [*_conditions(config), *_circumstances(rows, command)],
+        ["## Accuracy and size\n", *tables.results(rows), RESULTS_NOTE.format(**facts)],
+        ["## Measured while training\n", *tables.measured(rows), MEASURED_NOTE],
+        _shown(drawn),
+        _unfinished(rows),
+    ]
+    return "\n\n".join("\n".join(lines) for lines in sections if lines) + "\n"
+
+
+def _conditions(config: ConfigDict) -> list[str]:
+    """What all systems had in common."""
+    data = config.data
+    each = "of each class"
+    images = f"{data.subset_per_class} training images {each}" if data.subset_per_class else "all"
+    held_out = f"{data.val_per_class} {each}" if data.val_per_class else f"{data.val_fraction:.0%}"
+    protocol = "test was read once, at the end"
+    if config.selection == "test":
+        protocol = "as in the paper, so test figures are not held out"
+    seeds = ", ".join(map(str, config.seeds))
+    return [
+        f"- Data: {data.source} ({images}; {held_out} held out for validation); the seed fixes the "
+        "split, which is the same for every system.",
+        f"- Budget: {_budget(config)}.",
+        f"- Seeds: {seeds}. Selection on {config.selection}; {protocol}.",
+    ]
+
+
+def _budget(config: ConfigDict) -> str:
+    one, two = config.phase1, config.phase2
+    phases = f"{one.epochs} epochs of {one.optimizer} (learning rate {one.learning_rate:g})"
+    if two.epochs:
+        phases += f", then {two.epochs} of {two.optimizer} ({two.learning_rate:g})"
+    phases += f", batches of {config.batch_size}; a phase ends after {one.patience}"
+    phases += f" or {two.patience} epochs without progress"
+    if config.budget.seconds:
+        seconds = f"{config.budget.seconds:g} s of training steps at each system's measured rate"
+        return f"{seconds}, in the proportion of {phases}"
+    if config.budget.images:
+        return f"{config.budget.images:,} images, in the proportion of {phases}"
+    return phases
+
+
+def _circumstances(rows: Rows, command: str) -> list[str]:
+    """Command, hardware, date and versions, as the runs themselves recorded them."""
+    finished = [row for row in rows if row["status"] == "finished"]
+    lines = [f"- Finished runs: {len(finished)} of {len(rows)}."]
+    if command:
+        lines.append(f"- Command: `{command}`")
+    if finished:
+        dates = sorted(row["date"] for row in finished)
+        versions = ", ".join(f"{k} {v}" for k, v in finished[0]["versions"].items())
+        lines.append(f"- Hardware: {', '.join(sorted({row['device'] for row in finished}))}.")
+        lines.append(f"- Date: {' to '.join(dict.fromkeys((dates[0], dates[-1])))}. {versions}.")
+    return lines
+
+
+def _shown(drawn: list[str]) -> list[str]:
+    pictures = [f"![{Path(name).stem.replace('_', ' ')}]({name})" for name in drawn]
+    return ["## Pictures\n", PICTURES_NOTE, "", *pictures] if drawn else []
+
+
+def _unfinished(rows: Rows) -> list[str]:
+    """Runs that failed, with their errors, and runs that are still to be made."""
+    lines: list[str] = []
+    for row in (row for row in rows if row["status"] != "finished"):
+        kind = "" if row["handoff"] else ", one optimizer"
+        why = f"failed: {row['error']}" if row["error"] else "not run yet"
+        lines.append(f"- {row['system']}, seed {row['seed']}{kind}: {why}")
+    return ["## Without a result\n", *lines] if lines else []

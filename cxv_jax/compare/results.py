@@ -1,0 +1,134 @@
+"""The figures of a comparison: one row for every run, means over seeds, the gain of the handoff."""
+
+import csv
+import io
+import statistics
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+Rows = list[dict[str, Any]]
+
+COSTS = (
+    "parameters",
+    "parameters_torchsummary",
+    "forward_flops",
+    "train_flops",
+    "train_memory",
+    "train_temporary",
+)
+# Another run of the same config gives other values for these, and only for these.
+MEASURED = ("images_per_second", "seconds", "peak_memory_bytes", "date")
+FROM_SUMMARY = ("test_top1", "test_top5", "epochs", "peak_memory_of", "device", *MEASURED)
+COLUMNS = (
+    "system",
+    "model",
+    "seed",
+    "handoff",
+    "status",
+    "val_top1",
+    *FROM_SUMMARY,
+    *COSTS,
+    "error",
+)
+
+
+class Mean(NamedTuple):
+    """Mean and deviation (n - 1; None for one value) over seeds."""
+
+    mean: float
+    deviation: float | None
+    seeds: int
+
+
+def row(
+    which: tuple[str, int, bool],
+    model: str,
+    summary: dict[str, Any] | None,
+    error: str,
+    costs: dict[str, Any],
+) -> dict[str, Any]:
+    """Everything that is known of one run; None where it is not known.
+
+    Args:
+      which: system, seed, with handoff or not.
+      model: its model.
+      summary: the run's ``summary.json``, or None.
+      error: why it failed; empty if it did not.
+      costs: what ``profile.profile`` returned, or empty.
+    """
+    row: dict[str, Any] = dict.fromkeys(COLUMNS)
+    row |= dict(zip(("system", "seed", "handoff"), which, strict=True), model=model)
+    row |= {name: costs.get(name) for name in COSTS}
+    row["status"] = "finished" if summary else "failed" if error else "missing"
+    if summary:
+        last = summary["phases"]["phase2" if "phase2" in summary["phases"] else "phase1"]
+        row |= {name: summary[name] for name in FROM_SUMMARY} | {"val_top1": last["val_top1"]}
+        row["versions"] = summary["versions"]
+    elif error:
+        row["error"] = error
+    return row
+
+
+def to_csv(rows: Rows) -> str:
+    """The rows as CSV, in full precision; what is not known stays empty."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, COLUMNS, extrasaction="ignore", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+def mean_of(values: Iterable[float | None]) -> Mean | None:
+    """Mean and deviation of what is known; None where nothing is.
+
+    Example:
+      >>> mean_of([1.0, None, 3.0])
+      Mean(mean=2.0, deviation=1.4142135623730951, seeds=2)
+    """
+    known = [value for value in values if value is not None]
+    if not known:
+        return None
+    deviation = statistics.stdev(known) if len(known) > 1 else None
+    return Mean(statistics.fmean(known), deviation, len(known))
+
+
+def by_system(rows: Rows, field: str, handoff: bool | None = None) -> dict[str, Mean]:
+    """Mean of a field over the seeds of each system, of runs of one kind (None: of both)."""
+    systems = dict.fromkeys(row["system"] for row in rows)
+    means = {
+        system: mean_of(
+            row[field]
+            for row in rows
+            if row["system"] == system and handoff in (None, row["handoff"])
+        )
+        for system in systems
+    }
+    return {system: mean for system, mean in means.items() if mean}
+
+
+def gains(rows: Rows) -> dict[str, Mean]:
+    """Top-1 with the handoff minus without it: differences of the same seed, averaged."""
+    top1 = {(row["system"], row["seed"], row["handoff"]): row["test_top1"] for row in rows}
+    systems = dict.fromkeys(row["system"] for row in rows)
+    means = {
+        system: mean_of(
+            top1[name, seed, True] - without
+            for (name, seed, handoff), without in top1.items()
+            if name == system and not handoff and without is not None
+            if top1.get((name, seed, True)) is not None
+        )
+        for system in systems
+    }
+    return {system: mean for system, mean in means.items() if mean}
+
+
+def main_kind(rows: Rows) -> bool:
+    """Which runs stand for the systems: those with the handoff, where the comparison has any."""
+    return any(row["handoff"] for row in rows)
+
+
+def ranked(rows: Rows) -> list[str]:
+    """Systems by mean top-1, the best first; those without a result last."""
+    top1 = by_system(rows, "test_top1", main_kind(rows))
+    systems = list(dict.fromkeys(row["system"] for row in rows))
+    return sorted(systems, key=lambda name: -top1[name].mean if name in top1 else 1.0)
