@@ -170,6 +170,17 @@ def test_each_phase_is_traced_once(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert len(traces) == 2
 
 
+def test_several_steps_in_one_call_are_the_same_steps(tmp_path: Path) -> None:
+    config, losses = tiny_config("cltv"), []
+    config.phase2.epochs = 0
+    for steps in (1, 2):
+        config.steps_per_call = steps
+        train.train_and_evaluate(config, tmp_path / str(steps))
+        lines = (tmp_path / str(steps) / "metrics.jsonl").read_text().splitlines()
+        losses.append([json.loads(line)["train_loss"] for line in lines])
+    np.testing.assert_allclose(losses[1], losses[0], rtol=1e-5)
+
+
 def test_the_handoff_starts_from_the_best_weights(tmp_path: Path) -> None:
     config = tiny_config()
     config.phase2.learning_rate = 1e-30  # SGD that stands still shows what it was given.
