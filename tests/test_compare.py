@@ -261,6 +261,7 @@ DATASET = sources.load("digits", subset_per_class=20)  # 180 training images, 5 
     [
         ({}, (9, 3)),
         ({"images": 160 * 8}, (6, 2)),
+        ({"images": 160 * 7}, (5, 2)),
         ({"images": 1}, (1, 0)),
         ({"seconds": 4.0}, (3, 1)),  # 160 images/s: one epoch a second.
     ],

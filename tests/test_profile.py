@@ -111,19 +111,22 @@ def test_the_profiled_step_is_the_default_first_phase() -> None:
     assert all(map(np.array_equal, *map(jax.tree.leaves, updates)))
 
 
+@pytest.mark.parametrize(
+    "warm_up", [[9.0, 9.0, 0.25], [1.0, 1.0, 1.0, *[0.5] * 6, 0.25]], ids=["slow", "quick"]
+)
 def test_rates_count_every_image_and_an_outlier_changes_nothing(
-    monkeypatch: pytest.MonkeyPatch,
+    monkeypatch: pytest.MonkeyPatch, warm_up: list[float]
 ) -> None:
     clock = [0.0]
     monkeypatch.setattr(measured, "time", SimpleNamespace(perf_counter=lambda: clock[0]))
     meter = SimpleNamespace(joules=30.0)
     monkeypatch.setattr(measured, "EnergyMeter", lambda: nullcontext(meter))
-    seconds = iter([9.0, 9.0, 0.25, *[0.25] * 4, *[0.25] * 3, 5.0, *[0.25] * 4])
+    seconds = iter([*warm_up, *[0.25] * 4, *[0.25] * 3, 5.0, *[0.25] * 4])
 
     def call() -> None:
         clock[0] += next(seconds)
 
-    # Two calls to warm up, one to learn that a second takes four of them, three repeats.
+    # The last call of the warm-up tells that a second takes four of them; then three repeats.
     figures = measured.rate(call, images=50, repeats=3)
     assert next(seconds, None) is None
     assert figures["images_per_second"] == 200

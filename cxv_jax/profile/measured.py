@@ -70,14 +70,24 @@ def rate(call: Callable[[], Any], images: int, repeats: int) -> dict[str, float 
 
     Calls are dispatched one after the other and waited for at the end of each repeat.
     """
-    for _ in range(2):
-        jax.block_until_ready(call())
-    calls = max(1, math.ceil(SHORTEST / _seconds(call, 1)))
+    last = _warm_up(call)
+    calls = max(1, math.ceil(SHORTEST / last))
     with EnergyMeter() as meter:
         rates = [calls * images / _seconds(call, calls) for _ in range(repeats)]
     total = repeats * calls * images
     joules = None if meter.joules is None else 1000 * meter.joules / total
     return {"images_per_second": statistics.median(rates), "joules_per_1000": joules}
+
+
+def _warm_up(call: Callable[[], Any]) -> float:
+    """Seconds of the last of ten calls, or of those that began within ten seconds, at least three.
+
+    On a CPU the first few calls get fresh pages from the kernel, which takes several times longer.
+    """
+    seconds = [_seconds(call, 1) for _ in range(3)]
+    while len(seconds) < 10 and sum(seconds) < 10:
+        seconds.append(_seconds(call, 1))
+    return seconds[-1]
 
 
 def _seconds(call: Callable[[], Any], count: int) -> float:
