@@ -1,21 +1,60 @@
-"""Pictures of a run: learning curves and a confusion matrix. Matplotlib is imported on use only."""
+"""Pictures of data and runs: a contact sheet, learning curves, a confusion matrix.
+
+Matplotlib is imported on use only.
+"""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Int, UInt8
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+Layout = Literal["constrained"] | None
 # More classes than this leave no room for a number in each cell, and for a name on each row.
 MOST_NUMBERS = 20
 MOST_NAMES = 60
+DPI = 130
+# Of a contact sheet, in pixels: the least side of an image, the space around it, and for text.
+CELL, GAP, BLOCK_GAP, HEADER, LETTER = 64, 2, 16, 36, 10
+LONGEST_NAME = 20  # Letters of a row's name before it is cut short.
 TRAIN, HELD_OUT, HANDOFF = "#9a9a9a", "#1f5fa8", "#c44e20"
+
+
+def contact_sheet(
+    blocks: Mapping[str, UInt8[np.ndarray, "row column height width 3"]],
+    row_names: Sequence[str],
+    path: str | Path,
+) -> None:
+    """Draw blocks of images side by side, every pixel as it is, small images enlarged by a whole
+    number.
+
+    Args:
+      blocks: title above a block (one or two lines) to its images; all blocks have the same rows.
+      row_names: to the left of the rows.
+      path: the PNG file, replaced at once.
+    """
+    names = [_shortened(name) for name in row_names]
+    margin = LETTER * max(map(len, names)) + 2 * GAP
+    pictures = [_tiled(block) for block in blocks.values()]
+    width = margin + sum(picture.shape[1] + BLOCK_GAP for picture in pictures)
+    height, left = HEADER + pictures[0].shape[0], margin
+    # Half a pixel more, lest rounding cut one off.
+    figure = _figure((width + 0.5) / DPI, (height + 0.5) / DPI, layout=None)
+    for title, picture in zip(blocks, pictures, strict=True):
+        figure.figimage(picture, xo=left, yo=0, origin="upper")
+        middle = (left + picture.shape[1] / 2) / width
+        _text(figure, middle, 1 - HEADER / 2 / height, title, ha="center")
+        left += picture.shape[1] + BLOCK_GAP
+    for row, name in enumerate(names):
+        y = (row + 0.5) / len(names) * pictures[0].shape[0]
+        _text(figure, (margin - 3 * GAP) / width, 1 - (HEADER + y) / height, name, ha="right")
+    _save(figure, path)
 
 
 def curves(
@@ -87,6 +126,24 @@ def confusion(
     _save(figure, path)
 
 
+def _tiled(block: np.ndarray) -> np.ndarray:
+    """[row, column, height, width, 3] as one picture, white between the enlarged images."""
+    scale = -(-CELL // min(block.shape[2:4]))
+    cells = block.repeat(scale, axis=2).repeat(scale, axis=3)
+    space = [(0, 0), (0, 0), (GAP, GAP), (GAP, GAP), (0, 0)]
+    cells = np.pad(cells, space, constant_values=255)
+    rows, columns, height, width, channels = cells.shape
+    return cells.swapaxes(1, 2).reshape(rows * height, columns * width, channels)
+
+
+def _shortened(name: str) -> str:
+    return name if len(name) <= LONGEST_NAME else name[: LONGEST_NAME - 1] + "…"
+
+
+def _text(figure: "Figure", x: float, y: float, text: str, ha: str) -> None:
+    figure.text(x, y, text, ha=ha, va="center", fontsize=8, parse_math=False)
+
+
 def _finish_panel(ax: "Axes", handoffs: Sequence[float]) -> None:
     for x in handoffs:
         ax.axvline(x, color=HANDOFF, linestyle="--", linewidth=1)
@@ -97,15 +154,15 @@ def _finish_panel(ax: "Axes", handoffs: Sequence[float]) -> None:
     ax.spines[["top", "right"]].set_visible(False)
 
 
-def _figure(width: float, height: float) -> "Figure":
+def _figure(width: float, height: float, layout: Layout = "constrained") -> "Figure":
     """A figure of its own, drawn by Agg: no window, no state shared with the caller's pyplot."""
     from matplotlib.figure import Figure
 
-    return Figure(figsize=(width, height), layout="constrained")
+    return Figure(figsize=(width, height), layout=layout)
 
 
 def _save(figure: "Figure", path: str | Path) -> None:
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    figure.savefig(temporary, dpi=130, format="png")
+    figure.savefig(temporary, dpi=DPI, format="png")
     temporary.replace(path)
