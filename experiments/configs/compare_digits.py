@@ -2,7 +2,7 @@
 
 Variants: ``compare_digits.py:cpv,resnet`` keeps some of the systems.
 Command: ``python -m experiments.compare --config=experiments/configs/compare_digits.py``
-Hardware, time, accuracy: see docs/results; a few minutes on two CPU cores.
+Hardware, time, accuracy: see docs/results; about ten minutes on two CPU cores.
 """
 
 from ml_collections import ConfigDict
