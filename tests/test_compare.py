@@ -175,7 +175,8 @@ def test_kill_9_leaves_no_process_and_the_same_command_goes_on(whole: Path, tmp_
     command = [sys.executable, "-m", *arguments]
     first = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL)
     log = workdir / "logs" / "ours-seed0.log"
-    wait_for(lambda: log.exists() or first.poll() is not None)
+    # The log is there a moment before the child is.
+    wait_for(lambda: first.poll() is not None or (log.exists() and list(children_of(first.pid))))
     assert first.poll() is None
     (child,) = (int(p) for p in children_of(first.pid))
     first.kill()
