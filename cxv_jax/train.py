@@ -83,6 +83,9 @@ def train_and_evaluate(
       Interrupted: after SIGINT or SIGTERM, with the state saved.
     """
     runs.check_config(config)
+    if (summary := runs.finished(Path(workdir), config)) is not None:
+        print("\n".join([f"{workdir} is already finished", *final_table(summary)]))
+        return summary
     mesh = sharding.create_mesh(config.fsdp)
     dataset = load_dataset(config)
     model = models.create(num_classes=dataset.num_classes, **config.model)
@@ -101,9 +104,6 @@ def train_and_evaluate(
     rng = jax.device_put(jax.random.key(config.seed), sharding.replicated(mesh))
 
     workdir = runs.open_run(workdir, config, fork=fork)
-    if (summary := runs.finished(workdir, config)) is not None:
-        print("\n".join([f"{workdir} is already finished", *final_table(summary)]))
-        return summary
     checkpointer = Checkpointer(workdir / "checkpoints")
     resumed, progress = checkpointer.latest_step(), Progress()
     if resumed is None:
