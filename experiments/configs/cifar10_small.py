@@ -15,7 +15,7 @@ def get_config(variant: str = "cpv") -> ConfigDict:
     config = cifar10.get_config(variant)
     config.data.subset_per_class = 1000
     config.model.update(embed_dim=56, embed_stride=2, depth=2, num_heads=2, dropout=0.1)
-    config.phase1.update(epochs=10)
+    config.phase1.update(epochs=8)
     config.phase2.update(epochs=4)
     config.phase1.warmup_epochs = min(config.phase1.warmup_epochs, 2)
     config.ema_decay = min(config.ema_decay, 0.99)  # Few steps: a shorter memory.

@@ -53,6 +53,6 @@ SYSTEMS: Systems = {
 def get_config(only: str = "") -> ConfigDict:
     recipe = cifar10.get_config()
     recipe.data.subset_per_class = 500
-    recipe.phase1.update(epochs=12)
-    recipe.phase2.update(epochs=4)
+    recipe.phase1.update(epochs=8)
+    recipe.phase2.update(epochs=3)
     return compare(recipe, SYSTEMS, only)
