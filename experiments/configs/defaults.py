@@ -56,6 +56,8 @@ def base(model: str, source: str) -> ConfigDict:
     )
     config.batch_size = 64
     config.eval_batch_size = 256
+    config.micro_batch = 0  # Images of one forward and backward pass; 0: the whole batch.
+    config.memory_gb = 0.0  # Of the device: chooses micro_batch and remat to fit; 0: as they are.
     config.phase1 = phase("adamw", 100, weight_decay=0.01)
     config.phase2 = phase("sgd", 100, momentum=0.9)
     config.phase2.keep = ""  # Parameters (a pattern) that stay on phase one's optimizer.
