@@ -3,6 +3,7 @@
 import contextlib
 import json
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -37,16 +38,24 @@ class Report:
       quiet: no progress bar, for logs; None: where stdout is not a terminal.
       resume_step: the step training goes on from. What was recorded beyond it is dropped, since it
         is computed again; TensorBoard hides it.
+      launched: when the program was started (``time.time()``), to say how long the first step made
+        a person wait; None: no such line.
     """
 
     def __init__(
-        self, workdir: Path | str, *, quiet: bool | None = None, resume_step: int = 0
+        self,
+        workdir: Path | str,
+        *,
+        quiet: bool | None = None,
+        resume_step: int = 0,
+        launched: float | None = None,
     ) -> None:
         self._workdir = Path(workdir)
         self._first = jax.process_index() == 0
         self._quiet = not sys.stdout.isatty() if quiet is None else quiet
         self._bar: _Bar | None = None
         self._split = "val"
+        self._launched, self._epoch_started = launched, time.time()
         if self._first:
             self._workdir.mkdir(parents=True, exist_ok=True)
             _drop_beyond(self._workdir / METRICS, resume_step)
@@ -64,11 +73,16 @@ class Report:
     ) -> None:
         """Begin the progress bar of an epoch of ``steps``, of which ``done`` are behind us."""
         self._drop_bar()
+        self._epoch_started = time.time()
         if self._first and not self._quiet:
             self._bar = _Bar(phase, epoch, steps, batch_size, done)
 
     def update(self, steps: int, loss: float | None, top1: float | None) -> None:
         """Move the bar on by ``steps``, whose mean loss (nats) and top-1 (0..1) these are."""
+        if self._launched is not None:
+            now = time.time()
+            self.message(first_step_line(steps, now - self._launched, now - self._epoch_started))
+            self._launched = None
         if self._bar is not None:
             self._bar.advance(steps, loss, top1)
 
@@ -177,6 +191,12 @@ class _Bar(tqdm):
             text = f"loss {losses / count:.4f}  top-1 {_percent(hits / count)}"
             self.set_postfix_str(text, refresh=False)
         self.update(steps)
+
+
+def first_step_line(steps: int, waited: float, seconds: float) -> str:
+    """How long after the launch the first step (or call of ``steps``) was done."""
+    what = "first step" if steps == 1 else f"first {steps} steps"
+    return f"{what} after {_duration(waited)} ({_duration(seconds)} to compile and run)"
 
 
 def epoch_line(record: dict[str, Any]) -> str:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
 from cxv_jax.errors import InputError
@@ -53,7 +54,7 @@ def open_run(workdir: str | Path, config: ConfigDict, *, fork: bool) -> Path:
     """Make the folder, or check that it belongs to this config.
 
     With ``fork`` the folder's old config is kept as ``config.N.json`` and training goes on under
-    the new one.
+    the new one. Call it on every process (they share the folder): all compare, the first writes.
 
     Raises:
       InputError: if the config differs from the folder's, naming the fields; if the path is a file.
@@ -62,16 +63,22 @@ def open_run(workdir: str | Path, config: ConfigDict, *, fork: bool) -> Path:
     if workdir.exists() and not workdir.is_dir():
         raise InputError(f"--workdir={workdir} is a file; name a folder")
     path, text = workdir / "config.json", config.to_json(indent=2, sort_keys=True) + "\n"
-    if path.exists() and (differing := _differences(_read_json(path), json.loads(text))):
-        if not fork:
-            raise InputError(
-                f"{workdir} was started with another config: {'; '.join(differing)}. Name another "
-                "--workdir, or pass --fork to go on from its checkpoint with the new config"
-            )
-        number = len(list(workdir.glob("config.*.json"))) + 1
-        path.rename(workdir / f"config.{number}.json")
-    workdir.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, text)
+    differing = _differences(_read_json(path), json.loads(text)) if path.exists() else []
+    if differing and not fork:
+        raise InputError(
+            f"{workdir} was started with another config: {'; '.join(differing)}. Name another "
+            "--workdir, or pass --fork to go on from its checkpoint with the new config"
+        )
+    multihost_utils.sync_global_devices("config compared")
+    if jax.process_index() == 0:
+        if differing:
+            number = len(list(workdir.glob("config.*.json"))) + 1
+            path.rename(workdir / f"config.{number}.json")
+        workdir.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, text)
+    multihost_utils.sync_global_devices("config written")
+    if not path.exists():
+        raise InputError(f"--workdir={workdir} must be one folder that all processes see")
     return workdir
 
 

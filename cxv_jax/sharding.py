@@ -1,5 +1,6 @@
 """The device mesh and where arrays live on it."""
 
+from collections import Counter
 from typing import Any
 
 import jax
@@ -45,6 +46,15 @@ def state_sharding(state: Any, mesh: Mesh) -> Any:
       The tree of ``NamedSharding``.
     """
     return jax.tree.map(lambda leaf: NamedSharding(mesh, _spec(leaf.shape, mesh)), state)
+
+
+def bytes_per_device(tree: Any) -> int:
+    """Bytes of ``tree`` (of placed arrays) on the fullest device of this process."""
+    held: Counter[jax.Device] = Counter()
+    for leaf in jax.tree.leaves(tree):
+        for shard in leaf.addressable_shards:
+            held[shard.device] += shard.data.nbytes
+    return max(held.values(), default=0)
 
 
 def _spec(shape: tuple[int, ...], mesh: Mesh) -> P:

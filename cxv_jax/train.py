@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import jax
+from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
-from cxv_jax import metrics, models, optimizer, runs, sharding
+from cxv_jax import distributed, metrics, models, optimizer, runs, sharding
 from cxv_jax.build import (
     build_evaluator,
     build_loader,
@@ -61,19 +62,27 @@ class Progress:
 
 
 def train_and_evaluate(
-    config: ConfigDict, workdir: str | Path, *, quiet: bool | None = None, fork: bool = False
+    config: ConfigDict,
+    workdir: str | Path,
+    *,
+    quiet: bool | None = None,
+    fork: bool = False,
+    launched: float | None = None,
 ) -> dict[str, Any]:
     """Train both phases, select on validation, read test once at the end.
 
     Resumes by itself from the latest checkpoint in ``workdir``, to the same result bit for bit on
     the same hardware. Order: steps of an epoch, evaluate, save, next epoch. Metrics are read one
-    call late, so the device never waits for the host.
+    call late, so the device never waits for the host. With several processes (see
+    ``distributed.initialize``) each calls this with the same arguments; the first one writes.
 
     Args:
       config: see ``experiments/configs``; checked before anything is written.
       workdir: the run's folder.
       quiet: no progress bar; None: where stdout is not a terminal.
       fork: go on although the config differs from the one ``workdir`` was started with.
+      launched: when the program was started (``time.time()``), to report the time to the first
+        step; None: now.
 
     Returns:
       The summary that is also written to ``workdir/summary.json``.
@@ -82,9 +91,11 @@ def train_and_evaluate(
       InputError: for bad config, data or checkpoints, and for a loss that is not finite.
       Interrupted: after SIGINT or SIGTERM, with the state saved.
     """
+    launched = time.time() if launched is None else launched
     runs.check_config(config)
     if (summary := runs.finished(Path(workdir), config)) is not None:
-        print("\n".join([f"{workdir} is already finished", *final_table(summary)]))
+        if jax.process_index() == 0:
+            print("\n".join([f"{workdir} is already finished", *final_table(summary)]))
         return summary
     mesh = sharding.create_mesh(config.fsdp)
     dataset = load_dataset(config)
@@ -101,7 +112,8 @@ def train_and_evaluate(
         for name in txs
     }
     evaluate = build_evaluator(config, model)
-    rng = jax.device_put(jax.random.key(config.seed), sharding.replicated(mesh))
+    draw = jax.jit(partial(jax.random.key, config.seed), out_shardings=sharding.replicated(mesh))
+    rng = draw()
 
     workdir = runs.open_run(workdir, config, fork=fork)
     checkpointer = Checkpointer(workdir / "checkpoints")
@@ -121,12 +133,15 @@ def train_and_evaluate(
         checkpointer.save(int(state.step), state, meta, best_of=best_of)
 
     def stop_if_asked() -> None:
-        if interrupt.signal:
+        if number := distributed.agree(lambda: interrupt.signal)():
             checkpointer.close()
             text = f"saved step {int(state.step)} in {workdir}; run the same command to continue"
-            raise Interrupted(interrupt.signal, text)
+            raise Interrupted(number, text)
 
-    with Interrupt() as interrupt, Report(workdir, quiet=quiet, resume_step=resumed or 0) as report:
+    with (
+        Interrupt() as interrupt,
+        Report(workdir, quiet=quiet, resume_step=resumed or 0, launched=launched) as report,
+    ):
         report.message(_introduce(config, dataset, state))
         if resumed is not None:
             where = f"phase {progress.phase}, {progress.epoch} whole epochs done"
@@ -143,12 +158,13 @@ def train_and_evaluate(
                 )
                 late = None
                 for count, feed in train_loader.epoch(progress.epoch, progress.steps):
+                    asked = distributed.agree(lambda: interrupt.signal)
                     with jax.transfer_guard("disallow"):
                         state, sums = train(state, rng, train_loader.data, feed)
                     if late is not None:
                         _read(late, progress, report)
                     late = (count, sums)
-                    if interrupt.signal:
+                    if asked():
                         break
                 if late is not None:
                     _read(late, progress, report)
@@ -223,6 +239,7 @@ def train_and_evaluate(
         summary = runs.summarise(config, workdir, dataset.name, progress, phases, state.params)
         checkpointer.close()
         report.finish(summary)
+        multihost_utils.sync_global_devices("finished")  # Nobody leaves before the report is there.
     return summary
 
 
@@ -231,9 +248,12 @@ def _introduce(config: ConfigDict, dataset: sources.Dataset, state: TrainState) 
     parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params))
     sizes = ", ".join(f"{len(split):,} {name}" for name, split in dataset.splits.items())
     devices = f"{jax.device_count()} x {jax.devices()[0].device_kind}"
+    if jax.process_count() > 1:
+        devices += f" in {jax.process_count()} processes"
+    held = f"{sharding.bytes_per_device(state) / 1e6:.3g} MB"
     return (
         f"{config.model.name} ({parameters:,} parameters) on {dataset.name} ({sizes} images), "
-        f"{devices}; the first step of each phase compiles"
+        f"{devices}, state {held} a device; the first step of each phase compiles"
     )
 
 

@@ -2,9 +2,15 @@
 
 python -m experiments.train --config=experiments/configs/digits.py:cpv
 python -m experiments.train --config=experiments/configs/cifar10.py:cnv --config.batch_size=128
+
+As one of two processes (those of Slurm's srun, Open MPI and a Cloud TPU find each other):
+python -m experiments.train --config=… --coordinator=HOST:1234 --num_processes=2 --process_id=0
 """
 
+import os
 import sys
+import time
+from functools import partial
 from pathlib import Path
 
 from absl import flags
@@ -16,22 +22,39 @@ CONFIG = config_flags.DEFINE_config_file("config", None, "Config file, FILE.py:V
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run (default: runs/CONFIG-VARIANT).")
 FORK = flags.DEFINE_bool("fork", False, "Go on in --workdir although the config has changed.")
 QUIET = flags.DEFINE_bool("quiet", None, "No progress bar (default: where stdout is no terminal).")
+COORDINATOR = flags.DEFINE_string("coordinator", None, "HOST:PORT of process 0, of several.")
+NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "How many processes train together.")
+PROCESS_ID = flags.DEFINE_integer("process_id", None, "Which of them this one is, from 0.")
+IMPORTED = time.time()
 
 
 def main(argv: list[str]) -> int:
     """Run the training loop; return the exit code."""
     if CONFIG.value is None or argv:
         cli.fail("expected --config=FILE.py[:VARIANT] and nothing besides flags; see --help")
-    from cxv_jax.interrupt import Interrupted  # Late: --help must not wait for JAX.
+    from cxv_jax import distributed  # Late: --help must not wait for JAX.
+    from cxv_jax.interrupt import Interrupted
     from cxv_jax.train import train_and_evaluate
 
+    distributed.initialize(COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value)
     workdir = WORKDIR.value or default_workdir()
+    train = partial(train_and_evaluate, quiet=QUIET.value, fork=FORK.value, launched=launched())
     try:
-        train_and_evaluate(CONFIG.value, workdir, quiet=QUIET.value, fork=FORK.value)
+        train(CONFIG.value, workdir)
     except Interrupted as stopped:
         print(f"\ninterrupted: {stopped}", file=sys.stderr)
         return 128 + stopped.signal
     return 0
+
+
+def launched() -> float:
+    """When this process began (``time.time()``): before Python started, where Linux tells."""
+    try:
+        ticks = int(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19])
+        since_boot = time.clock_gettime(time.CLOCK_BOOTTIME)
+    except (OSError, AttributeError):
+        return IMPORTED
+    return time.time() - since_boot + ticks / os.sysconf("SC_CLK_TCK")
 
 
 def default_workdir() -> str:

@@ -7,7 +7,7 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "cxv_jax"
 LEAVES = {"augment", "data", "optimizer", "losses", "metrics", "sharding", "checkpoint"}
-LEAVES |= {"kernels", "torch_import", "interrupt", "plots", "version", "errors"}
+LEAVES |= {"kernels", "torch_import", "interrupt", "plots", "version", "errors", "distributed"}
 # What each part may import of the package, besides itself and errors. Leaves: nothing.
 ALLOWED: dict[str, set[str]] = {
     "attention": {"kernels"},

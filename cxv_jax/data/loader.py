@@ -11,6 +11,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import NamedSharding
 
 from cxv_jax.data.resident import Arrays, ResidentLoader
@@ -53,7 +54,7 @@ def make_loader(
       batch_sharding: of a ``[batch]`` axis; the mesh is taken from it.
       train: shuffle and drop the last incomplete batch; or natural order, padded, with ``mask``.
       kind: ``resident``, ``streaming`` or ``auto``: resident if the pixels take less than
-        ``memory_share`` of the memory of a device.
+        ``memory_share`` of the memory of a device (the smallest, so that all processes agree).
       steps_per_call: steps in one feed of a resident loader; the tail of an epoch, and every feed
         of a streaming loader, has one.
       memory_share: see ``kind``.
@@ -66,7 +67,8 @@ def make_loader(
     _check(split, batch_size, batch_sharding, train)
     if kind == "auto":
         size = len(split) * int(np.prod(split.image_shape))
-        kind = "resident" if size < memory_share * device_memory() else "streaming"
+        least = np.min(multihost_utils.process_allgather(np.float32(device_memory())))
+        kind = "resident" if size < memory_share * least else "streaming"
     common: dict[str, Any] = dict(
         batch_size=batch_size, seed=seed, batch_sharding=batch_sharding, train=train
     )

@@ -1,0 +1,122 @@
+"""Several processes that train one model: how they find each other, and agree."""
+
+import functools
+import os
+from collections.abc import Callable, Mapping
+from importlib.util import find_spec
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from cxv_jax.errors import InputError
+
+VARIABLES = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
+FLAGS = ("--coordinator", "--num_processes", "--process_id")
+SHUTDOWN_SECONDS = 30  # That those who are done, or failed alone, wait for the others.
+
+
+def initialize(
+    coordinator: str | None = None, num_processes: int | None = None, process_id: int | None = None
+) -> None:
+    """Join the other processes, if there are any; call it before anything asks JAX for devices.
+
+    What is not given is taken from ``JAX_COORDINATOR_ADDRESS``, ``JAX_NUM_PROCESSES`` and
+    ``JAX_PROCESS_ID``; without those from Slurm, Open MPI or a Cloud TPU, as
+    ``jax.distributed.initialize`` detects them; else this process is alone.
+
+    Args:
+      coordinator: ``HOST:PORT`` of process 0, the same for all.
+      num_processes: how many there are.
+      process_id: which of them this is, from 0.
+
+    Raises:
+      InputError: a part is missing or impossible, or the others cannot be reached.
+    """
+    given = _given((coordinator, num_processes, process_id), os.environ)
+    if given is None and not launched_together(os.environ) and not _on_tpu_vm(os.environ):
+        return
+    address, count, number = given or (None, None, None)
+    detection = "deactivate" if given else None
+    try:
+        jax.distributed.initialize(
+            address,
+            count,
+            number,
+            cluster_detection_method=detection,
+            shutdown_timeout_seconds=SHUTDOWN_SECONDS,
+        )
+    except (RuntimeError, ValueError, OSError) as error:
+        if "coordinator_address should be defined" in str(error) and _on_tpu_vm(os.environ):
+            return  # A TPU host that is no part of a pod.
+        who = f"process {number} of {count}, coordinator {address}" if given else "the processes"
+        reason = str(error).strip().splitlines()[0][:200]
+        raise InputError(f"could not start {who}: {reason}") from error
+
+
+def launched_together(environment: Mapping[str, str]) -> bool:
+    """Whether Slurm's ``srun`` or Open MPI started several processes of this program."""
+    started = [("SLURM_STEP_NODELIST", "SLURM_NTASKS")]
+    started += [("OMPI_MCA_orte_hnp_uri", "OMPI_COMM_WORLD_SIZE")]
+    counts = [environment.get(number, "1") for mark, number in started if mark in environment]
+    return any(count.isdigit() and int(count) > 1 for count in counts)
+
+
+def _on_tpu_vm(environment: Mapping[str, str]) -> bool:
+    """Whether this may be one host of a TPU pod: then JAX is to find out."""
+    has_tpu = any(os.path.exists(path) for path in ("/dev/accel0", "/dev/vfio/0"))
+    return has_tpu and find_spec("libtpu") is not None and "TPU_SKIP_MDS_QUERY" not in environment
+
+
+def agree(value: Callable[[], int]) -> Callable[[], int]:
+    """Ask all processes for ``value()`` now; the function returned waits for the highest.
+
+    All processes must call both, in the same order. A process that is alone gets ``value`` back,
+    so that nothing is late there.
+    """
+    if jax.process_count() == 1:
+        return value
+    places, highest = _highest()
+    mine = np.full(jax.local_device_count(), value(), np.int32)
+    found = highest(jax.make_array_from_process_local_data(places, mine))
+    return lambda: int(found)
+
+
+@functools.cache
+def _highest() -> tuple[NamedSharding, Callable[[jax.Array], jax.Array]]:
+    mesh = Mesh(np.array(jax.devices()), ("device",))
+    copied = NamedSharding(mesh, P())
+    return NamedSharding(mesh, P("device")), jax.jit(jnp.max, out_shardings=copied)
+
+
+def _given(
+    flags: tuple[str | None, int | None, int | None], environment: Mapping[str, str]
+) -> tuple[str, int, int] | None:
+    """Coordinator, count and number from flags and variables; None if there is none of them."""
+    pairs = zip(flags, VARIABLES, strict=True)
+    found = [environment.get(name) if flag is None else flag for flag, name in pairs]
+    if found == [None] * 3:
+        return None
+    missing = [name for name, x in zip(FLAGS, found, strict=True) if x is None]
+    if missing:
+        raise InputError(
+            f"{', '.join(FLAGS)} (or {', '.join(VARIABLES)}) go together; missing: "
+            f"{', '.join(missing)}"
+        )
+    address, count, number = str(found[0]), _whole(FLAGS[1], found[1]), _whole(FLAGS[2], found[2])
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdigit():
+        raise InputError(f"--coordinator={address} must be HOST:PORT of process 0")
+    if not 0 <= number < count:
+        raise InputError(
+            f"--process_id={number} must lie in 0..{count - 1}, below --num_processes={count}"
+        )
+    return address, count, number
+
+
+def _whole(flag: str, value: str | int | None) -> int:
+    if not str(value).isdigit() or (flag == FLAGS[1] and int(str(value)) < 1):
+        raise InputError(f"{flag}={value} must be a whole number, for {FLAGS[1]} at least 1")
+    return int(str(value))
