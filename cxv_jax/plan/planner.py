@@ -1,0 +1,153 @@
+"""Compiles the real train step ahead of time and asks XLA what it will hold."""
+
+import math
+import statistics
+import time
+from functools import partial
+from typing import Any
+
+import flax.linen as nn
+import jax
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from cxv_jax import models, sharding
+from cxv_jax.build import build_phase, build_trainer, create_state, places_of, template_of
+from cxv_jax.data.loader import Loader
+from cxv_jax.data.sources import Dataset
+from cxv_jax.plan.choose import Plan, fit
+from cxv_jax.profile.compiled import Program, forward_program, memory
+from cxv_jax.state import TrainState
+
+REMAT = ("none", "attention", "block")  # From the least recomputation to the most.
+
+
+class Planner:
+    """What the train step of a config needs on the devices at hand, in all its ways to run.
+
+    Bytes are those of one device: arguments (state, resident training set, feed), results and
+    temporaries as XLA lays them out, and the resident split that the run is selected on. The step
+    is phase one's, whose optimizer holds more. On a CPU the process itself needs more than that.
+
+    Args:
+      config: of the run.
+      mesh: from ``sharding.create_mesh``.
+      dataset: from ``build.load_dataset``.
+      loader: of the training split.
+    """
+
+    def __init__(self, config: ConfigDict, mesh: Mesh, dataset: Dataset, loader: Loader):
+        self.config, self.mesh, self.dataset, self.loader = config, mesh, dataset, loader
+        self._steps, self._feed = next(iter(loader.epoch(0)))
+        draw = partial(jax.random.key, config.seed)
+        self._rng = jax.jit(draw, out_shardings=sharding.replicated(mesh))()
+        self._phase = "phase1" if config.phase1.epochs else "phase2"
+        self._tx = build_phase(config, self._phase, loader.steps_per_epoch)
+        self._template = template_of(self._create, mesh)  # The same in all ways to run.
+        self._state: Any = None
+        self._compiled: dict[tuple[str, str, int], Any] = {}
+
+    def choices(self) -> list[tuple[str, str]]:
+        """Every ``(dtype, remat)`` that this model can have, the config's own dtype first."""
+        dtypes = dict.fromkeys([self.config.model.dtype, "bfloat16"])
+        remats = REMAT if _can_remat(self.config) else REMAT[:1]
+        return [(dtype, remat) for dtype in dtypes for remat in remats]
+
+    def plan(self, dtype: str, remat: str, budget: float) -> Plan:
+        """The largest micro-batch within ``budget`` bytes, after about three compilations."""
+        return Plan(dtype, remat, *fit(partial(self.peak, dtype, remat), self.sizes(), budget))
+
+    def sizes(self, field: str = "batch_size") -> list[int]:
+        """The parts of a batch that divide it and that the devices divide, ascending.
+
+        Training with BatchNorm has only the whole: smaller parts have other statistics.
+        """
+        batch, devices = self.config[field], self.mesh.size
+        if self._template.batch_stats and field == "batch_size":
+            return [batch]
+        return [size for size in range(devices, batch + 1, devices) if batch % size == 0]
+
+    def peak(self, dtype: str, remat: str, micro_batch: int) -> float:
+        """Bytes that one device holds while the step runs."""
+        program = Program(self.step(dtype, remat, micro_batch), hidden_flops=0.0)
+        return memory(program)["peak"] + self._selection_bytes()
+
+    def step(self, dtype: str, remat: str, micro_batch: int) -> Any:
+        """The compiled ``(state, rng, data, feed) -> (state, sums)``; no state is allocated."""
+        key = (dtype, remat, micro_batch)
+        if key not in self._compiled:
+            config = override(self.config, *key)
+            update: Any = build_trainer(
+                config,
+                self._model(config),
+                self._tx,
+                self._phase,
+                self._template,
+                self.dataset,
+                self.loader,
+            )
+            arguments = (self._template, self._rng, self.loader.data, self._feed)
+            self._compiled[key] = update.lower(*arguments).compile()
+        return self._compiled[key]
+
+    def images_per_second(self, plan: Plan, repeats: int = 3) -> float:
+        """The median rate of ``repeats`` calls on a batch of the data, after one to warm up."""
+        step = self.step(plan.dtype, plan.remat, plan.micro_batch)
+        seconds = [self._seconds(step) for _ in range(1 + repeats)]
+        return self._steps * self.config.batch_size / statistics.median(seconds[1:])
+
+    def eval_batch_size(self, budget: float) -> int:
+        """The largest divisor of ``config.eval_batch_size`` whose evaluation fits."""
+        model, shape = self._model(self.config), self.dataset.image_shape
+        held = _bytes((self._template, self.loader.data)) + self._selection_bytes()
+
+        def peak_of(size: int) -> float:
+            program = forward_program(model, shape, size // self.mesh.size)
+            return held + memory(program)["temporary"]
+
+        sizes = self.sizes("eval_batch_size")
+        return sizes[-1] if peak_of(sizes[-1]) <= budget else fit(peak_of, sizes, budget)[0]
+
+    def _model(self, config: ConfigDict) -> nn.Module:
+        return models.create(num_classes=self.dataset.num_classes, **config.model)
+
+    def _create(self) -> TrainState:
+        model = self._model(self.config)
+        return create_state(self.config, model, self.dataset.image_shape, self._tx)
+
+    def _seconds(self, step: Any) -> float:
+        """Of one call, which takes the state that the last one left."""
+        if self._state is None:
+            self._state = jax.jit(self._create, out_shardings=places_of(self._template))()
+        started = time.perf_counter()
+        self._state, sums = step(self._state, self._rng, self.loader.data, self._feed)
+        jax.block_until_ready((self._state, sums))
+        return time.perf_counter() - started
+
+    def _selection_bytes(self) -> int:
+        split = self.dataset.splits.get(self.config.selection)
+        if split is None or not self.loader.data:
+            return 0
+        return len(split) * math.prod(split.image_shape)
+
+
+def override(config: ConfigDict, dtype: str, remat: str, micro_batch: int) -> ConfigDict:
+    """A copy of the config that runs in this way."""
+    planned = config.copy_and_resolve_references()
+    with planned.unlocked():
+        # One pass over the whole batch needs no sum of gradients.
+        planned.micro_batch = 0 if micro_batch == config.batch_size else micro_batch
+        planned.model.dtype = dtype
+        if _can_remat(config):
+            planned.model.remat = remat
+    return planned
+
+
+def _can_remat(config: ConfigDict) -> bool:
+    return "remat" in models.defaults(config.model.name)
+
+
+def _bytes(tree: Any) -> int:
+    """Of one device's shards of a tree of arrays or templates."""
+    shards = [(x.sharding.shard_shape(x.shape), x.dtype.itemsize) for x in jax.tree.leaves(tree)]
+    return sum(math.prod(shape) * itemsize for shape, itemsize in shards)
