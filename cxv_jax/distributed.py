@@ -4,6 +4,7 @@ import functools
 import os
 from collections.abc import Callable, Mapping
 from importlib.util import find_spec
+from typing import TypeVar, cast
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +16,7 @@ from cxv_jax.errors import InputError
 
 VARIABLES = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
 FLAGS = ("--coordinator", "--num_processes", "--process_id")
+Result = TypeVar("Result")
 SHUTDOWN_SECONDS = 30  # That those who are done, or failed alone, wait for the others.
 
 
@@ -74,7 +76,12 @@ def agree(value: Callable[[], int]) -> Callable[[], int]:
     """Ask all processes for ``value()`` now; the function returned waits for the highest.
 
     All processes must call both, in the same order. A process that is alone gets ``value`` back,
-    so that nothing is late there.
+    so that nothing is late there. Costs one number of every device; whoever calls the result one
+    step later does not wait for it.
+
+    Example:
+      >>> agree(lambda: 15)()
+      15
     """
     if jax.process_count() == 1:
         return value
@@ -82,6 +89,22 @@ def agree(value: Callable[[], int]) -> Callable[[], int]:
     mine = np.full(jax.local_device_count(), value(), np.int32)
     found = highest(jax.make_array_from_process_local_data(places, mine))
     return lambda: int(found)
+
+
+def together(work: Callable[[], Result]) -> Result:
+    """``work()`` on all processes: if it fails on one of them, it fails on all, and none waits.
+
+    Raises:
+      InputError: what ``work`` raised here; elsewhere, that another process could not go on.
+    """
+    result, error = None, None
+    try:
+        result = work()
+    except InputError as own:
+        error = own
+    if agree(lambda: int(error is not None))():
+        raise error or InputError("another process could not go on, see what it says")
+    return cast(Result, result)
 
 
 @functools.cache

@@ -4,6 +4,7 @@ import difflib
 import json
 import os
 import resource
+import shutil
 import statistics
 import sys
 import time
@@ -12,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
 from cxv_jax.errors import InputError
@@ -54,7 +54,8 @@ def open_run(workdir: str | Path, config: ConfigDict, *, fork: bool) -> Path:
     """Make the folder, or check that it belongs to this config.
 
     With ``fork`` the folder's old config is kept as ``config.N.json`` and training goes on under
-    the new one. Call it on every process (they share the folder): all compare, the first writes.
+    the new one. Of several processes all compare and the first writes; :func:`check_joined` is to
+    follow when it has.
 
     Raises:
       InputError: if the config differs from the folder's, naming the fields; if the path is a file.
@@ -69,17 +70,26 @@ def open_run(workdir: str | Path, config: ConfigDict, *, fork: bool) -> Path:
             f"{workdir} was started with another config: {'; '.join(differing)}. Name another "
             "--workdir, or pass --fork to go on from its checkpoint with the new config"
         )
-    multihost_utils.sync_global_devices("config compared")
     if jax.process_index() == 0:
-        if differing:
-            number = len(list(workdir.glob("config.*.json"))) + 1
-            path.rename(workdir / f"config.{number}.json")
         workdir.mkdir(parents=True, exist_ok=True)
+        if differing:  # A copy: whoever else reads the config now finds the old or the new one.
+            number = len(list(workdir.glob("config.*.json"))) + 1
+            shutil.copy(path, workdir / f"config.{number}.json")
         write_atomically(path, text)
-    multihost_utils.sync_global_devices("config written")
+    return workdir
+
+
+def check_joined(workdir: Path, config: ConfigDict) -> None:
+    """Whether this process and the first one mean the same run.
+
+    Raises:
+      InputError: if they see different folders, or were given different configs.
+    """
+    path = workdir / "config.json"
     if not path.exists():
         raise InputError(f"--workdir={workdir} must be one folder that all processes see")
-    return workdir
+    if differing := _differences(_read_json(path), json.loads(config.to_json())):
+        raise InputError(f"the first process was given another config: {'; '.join(differing)}")
 
 
 def summarise(

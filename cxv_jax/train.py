@@ -98,7 +98,7 @@ def train_and_evaluate(
             print("\n".join([f"{workdir} is already finished", *final_table(summary)]))
         return summary
     mesh = sharding.create_mesh(config.fsdp)
-    dataset = load_dataset(config)
+    dataset = distributed.together(partial(load_dataset, config))
     model = models.create(num_classes=dataset.num_classes, **config.model)
     loaders = {
         name: build_loader(config, mesh, dataset, name) for name in ("train", config.selection)
@@ -115,7 +115,8 @@ def train_and_evaluate(
     draw = jax.jit(partial(jax.random.key, config.seed), out_shardings=sharding.replicated(mesh))
     rng = draw()
 
-    workdir = runs.open_run(workdir, config, fork=fork)
+    workdir = distributed.together(partial(runs.open_run, workdir, config, fork=fork))
+    distributed.together(partial(runs.check_joined, workdir, config))
     checkpointer = Checkpointer(workdir / "checkpoints")
     resumed, progress = checkpointer.latest_step(), Progress()
     if resumed is None:

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from cxv_jax import distributed, train
+from cxv_jax import distributed, runs, train
 from cxv_jax.errors import InputError
 from experiments.configs import digits
 
@@ -221,6 +221,29 @@ def test_processes_are_found_by_flags_variables_or_launcher(
     with pytest.raises(InputError, match="could not start.*: nobody there$"):
         distributed.initialize(*flags)
     assert calls == [wanted]
+
+
+def test_what_fails_on_one_process_fails_on_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail() -> int:
+        raise InputError("no such file")
+
+    assert distributed.together(lambda: 3) == 3
+    with pytest.raises(InputError, match="no such file"):
+        distributed.together(fail)
+    monkeypatch.setattr(distributed, "agree", lambda value: lambda: max(value(), 1))
+    with pytest.raises(InputError, match="another process could not go on"):
+        distributed.together(lambda: 3)
+    with pytest.raises(InputError, match="no such file"):
+        distributed.together(fail)
+
+
+def test_processes_of_different_runs_are_told_so(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=f"{tmp_path} must be one folder that all processes see"):
+        runs.check_joined(tmp_path, config_of(TINY))
+    runs.open_run(tmp_path, config_of(TINY), fork=False)
+    runs.check_joined(tmp_path, config_of(TINY))
+    with pytest.raises(InputError, match="another config: batch_size was 64, is 128"):
+        runs.check_joined(tmp_path, config_of(TINY | {"batch_size": 128}))
 
 
 def test_the_launch_is_before_the_first_statement() -> None:
