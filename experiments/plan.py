@@ -13,7 +13,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from absl import flags
-from ml_collections import config_flags
+from ml_collections import ConfigDict, config_flags
 
 from experiments import cli
 
@@ -34,68 +34,91 @@ def main(argv: list[str]) -> None:
     if CONFIG.value is None or argv:
         cli.fail("expected --config=FILE.py[:VARIANT] and nothing besides flags; see --help")
     from cxv_jax import build, plan, runs, sharding  # Late: --help must not wait for JAX.
-    from cxv_jax.data.loader import device_memory
-    from cxv_jax.errors import InputError
 
     config = CONFIG.value
     runs.check_config(config)
-    available = device_memory()
-    memory_gb = config.memory_gb or available / plan.GB
-    memory_gb = memory_gb if MEMORY_GB.value is None else MEMORY_GB.value
-    if memory_gb <= 0:
-        raise InputError(f"--memory_gb={memory_gb:g} must be positive")
-    budget = memory_gb * plan.GB
-    mesh = sharding.create_mesh(config.fsdp)
-    dataset = build.load_dataset(config)
-    planner = plan.Planner(
-        config, mesh, dataset, build.build_loader(config, mesh, dataset, "train")
-    )
+    budget = budget_of(config)
+    mesh, dataset = sharding.create_mesh(config.fsdp), build.load_dataset(config)
+    loader = build.build_loader(config, mesh, dataset, "train")
+    planner = plan.Planner(config, mesh, dataset, loader)
+    rates = survey(planner, budget)
+    plans, timed = list(rates), {each: rate for each, rate in rates.items() if rate is not None}
 
-    plans, rates = [], {}
+    fastest = plan.recommend(plans, budget, timed)
+    print("\n".join([*table(rates, budget), "", *conditions(planner, budget), ""]))
+    own = [each for each in plans if each.dtype == config.model.dtype and each.peak <= budget]
+    best = plan.recommend(own, budget, timed) if own else fastest
+    eval_size = planner.eval_batch_size(budget)
+    print("Recommended:", *flags_of(planner, best, eval_size))
+    if fastest.dtype != best.dtype and fastest in timed:
+        rounding = f"Faster, with the rounding of {fastest.dtype}:"
+        print(rounding, *flags_of(planner, fastest, eval_size))
+
+
+def budget_of(config: ConfigDict) -> float:
+    """Bytes of one device: the flag's, else the config's, else all that there are."""
+    from cxv_jax.data.loader import device_memory
+    from cxv_jax.errors import InputError
+    from cxv_jax.plan import GB
+
+    if MEMORY_GB.value is None:
+        return config.memory_gb * GB or device_memory()
+    if MEMORY_GB.value <= 0:
+        raise InputError(f"--memory_gb={MEMORY_GB.value:g} must be positive")
+    return MEMORY_GB.value * GB
+
+
+def survey(planner: "Planner", budget: float) -> "dict[Plan, float | None]":
+    """Every plan with its images/s; None where it was not timed, or does not fit."""
+    from cxv_jax.data.loader import device_memory
+
+    rates, most = {}, min(budget, device_memory())
     for dtype, remat in planner.choices():
         print(f"compiling {dtype}, remat={remat}", file=sys.stderr, flush=True)
-        plans.append(planner.plan(dtype, remat, budget))
-        if plans[-1].peak <= min(budget, available) and not STATIC_ONLY.value:
-            rates[plans[-1]] = planner.images_per_second(plans[-1])
-    own = [each for each in plans if each.dtype == config.model.dtype and each.peak <= budget]
-    best = plan.recommend(own or plans, budget, rates)
-    print("\n".join(table(plans, rates, budget)))
-    print("\n".join(advice(planner, best, budget)))
+        chosen = planner.plan(dtype, remat, budget)
+        timed = chosen.peak <= most and not STATIC_ONLY.value
+        rates[chosen] = planner.images_per_second(chosen) if timed else None
+    return rates
 
 
-def table(plans: "list[Plan]", rates: "dict[Plan, float]", budget: float) -> list[str]:
+def table(rates: "dict[Plan, float | None]", budget: float) -> list[str]:
     """The plans as a Markdown table, in GB; one that does not fit says what it needs."""
     lines = [TITLES, ["---", "---", *["---:"] * 4]]
-    for each in plans:
-        lines.append([each.dtype, each.remat, *_cells(each, rates, budget)])
+    for each, rate in rates.items():
+        lines.append([each.dtype, each.remat, *_cells(each, rate, budget)])
     return [f"| {' | '.join(cells)} |" for cells in lines]
 
 
-def advice(planner: "Planner", best: "Plan", budget: float) -> list[str]:
-    """The conditions, and the overrides that make training follow the plan."""
+def conditions(planner: "Planner", budget: float) -> list[str]:
+    """What the figures hold for."""
     import jax
 
+    from cxv_jax.plan import GB
+
+    config, device = planner.config, jax.devices()[0]
+    lines = [
+        f"{config.model.name} on {planner.dataset.name}, batch {config.batch_size}, "
+        f"{jax.device_count()} x {device.device_kind}, budget {budget / GB:.4g} GB (1e9 bytes) "
+        "a device."
+    ]
+    if device.platform == "cpu":
+        lines.append("The process needs memory of its own besides: Python, the compiler, its code.")
+    return lines
+
+
+def flags_of(planner: "Planner", chosen: "Plan", eval_batch_size: int) -> list[str]:
+    """The overrides that make training follow the plan, evaluation included."""
     from cxv_jax import plan
 
-    config = planner.config
-    planned = plan.override(config, best.dtype, best.remat, best.micro_batch)
-    planned.eval_batch_size = planner.eval_batch_size(budget)
-    device = jax.devices()[0]
-    note = "; the process takes memory of its own besides" if device.platform == "cpu" else ""
-    return [
-        "",
-        f"{config.model.name} on {planner.dataset.name}, batch {config.batch_size}, "
-        f"{jax.device_count()} x {device.device_kind}, at most {budget / plan.GB:.4g} GB "
-        f"(1e9 bytes) a device{note}.",
-        "",
-        "Recommended: " + " ".join(plan.overrides(config, planned) or ["the config as it is"]),
-    ]
+    planned = plan.override(planner.config, chosen.dtype, chosen.remat, chosen.micro_batch)
+    planned.eval_batch_size = eval_batch_size
+    return plan.overrides(planner.config, planned) or ["the config as it is"]
 
 
-def _cells(each: "Plan", rates: "dict[Plan, float]", budget: float) -> list[str]:
+def _cells(each: "Plan", rate: float | None, budget: float) -> list[str]:
     from cxv_jax.plan import rounded_up
 
-    peak, rate = rounded_up(each.peak), rates.get(each)
+    peak = rounded_up(each.peak)
     if each.peak > budget:
         return ["none fits", "", f"{peak} for {each.micro_batch}", ""]
     speed = "not timed" if rate is None else f"{rate:,.1f}"
