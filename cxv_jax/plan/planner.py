@@ -90,11 +90,14 @@ class Planner:
             self._compiled[key] = update.lower(*arguments).compile()
         return self._compiled[key]
 
-    def images_per_second(self, plan: Plan, repeats: int = 3) -> float:
-        """The median rate of ``repeats`` calls on a batch of the data, after one to warm up."""
+    def images_per_second(self, plan: Plan) -> float:
+        """The median rate of calls on a batch of the data: one second of them, at least three."""
         step = self.step(plan.dtype, plan.remat, plan.micro_batch)
-        seconds = [self._seconds(step) for _ in range(1 + repeats)]
-        return self._steps * self.config.batch_size / statistics.median(seconds[1:])
+        self._seconds(step)  # To warm up.
+        seconds = [self._seconds(step) for _ in range(3)]
+        while sum(seconds) < 1:
+            seconds.append(self._seconds(step))
+        return self._steps * self.config.batch_size / statistics.median(seconds)
 
     def eval_batch_size(self, budget: float) -> int:
         """The largest divisor of ``config.eval_batch_size`` whose evaluation fits."""
