@@ -1,6 +1,7 @@
 """Nyström attention: the softmax matrix from a few landmark tokens and a pseudo-inverse."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Literal
 
 import jax
@@ -9,6 +10,8 @@ from jax import Array
 from jaxtyping import Bool, Float
 
 from cxv_jax.attention.arguments import check_arguments, heads_first
+from cxv_jax.kernels import checkpoint
+from cxv_jax.kernels.recompute import recomputed
 
 MASKED = -1e30  # Finite, so that a fully masked row stays free of NaN.
 
@@ -38,7 +41,8 @@ def nystrom_attention(
     tokens are used.
 
     Cost: ``O(length * heads * num_landmarks * head_dim)`` time, ``O(length * num_landmarks)``
-    memory, plus ``num_landmarks^3`` for the pseudo-inverse.
+    memory, plus ``num_landmarks^3`` for the pseudo-inverse. The backward pass computes everything
+    again and keeps only query, key and value.
 
     Args:
       query: ``[..., length, heads, head_dim]``, as long as ``key``: landmarks pair up.
@@ -71,12 +75,25 @@ def nystrom_attention(
     length = query.shape[-3]
     if length != key.shape[-3]:
         raise ValueError(f"Nyström needs query and key of one length: {length}, {key.shape[-3]}")
-    query = query * query.shape[-1] ** -0.5
-    landmarks = min(num_landmarks, length)
+    # Around transposing and padding too, or the parts would be kept besides the whole.
+    attend = partial(_attend, min(num_landmarks, length), pinv_iterations, stabilizer)
+    return checkpoint(attend)(query, key, value, key_mask)
+
+
+def _attend(
+    landmarks: int,
+    pinv_iterations: int,
+    stabilizer: Literal["example", "batch"],
+    query: Array,
+    key: Array,
+    value: Array,
+    key_mask: Array | None,
+) -> Array:
+    query, length = query * query.shape[-1] ** -0.5, query.shape[-3]
     q, k, v, key_mask = _pad_front(
         [heads_first(x) for x in (query, key, value)], landmarks, key_mask
     )
-    mean, seen = _landmark_mean(length + -length % landmarks, landmarks, key_mask)
+    mean, seen = _landmark_mean(q.shape[-2], landmarks, key_mask)
     scores = _product("...nd,...md->...nm", q, mean(k))
     a1 = _softmax(scores, seen)
     a2 = _softmax(mean(scores), seen)  # The means of the scores are the scores of the means.
@@ -129,14 +146,15 @@ def iterative_pinv(
     return jax.lax.scan(step, start, None, length=iterations)[0]
 
 
+@jax.custom_vjp
 def token_convolution(
     value: Float[Array, "*batch length heads head_dim"], kernel: Float[Array, "taps heads"]
 ) -> Float[Array, "*batch length heads head_dim"]:
     """Depthwise convolution along the tokens: ``out_n = sum_t kernel_t value_(n + t - taps // 2)``.
 
     The residual of Nyström attention (Xiong et al. 2021, section 3.3; 33 taps): zero outside the
-    sequence, one kernel a head. A sum of shifted copies: on a CPU far faster than a grouped
-    convolution. Cost: ``O(length * taps)``.
+    sequence, one kernel a head. A sum of shifted copies, with a written-out gradient: on a CPU far
+    faster than a grouped convolution. Cost: ``O(length * taps)``.
 
     Args:
       value: ``[..., length, heads, head_dim]``.
@@ -146,15 +164,39 @@ def token_convolution(
       ``[..., length, heads, head_dim]``.
     """
     taps, length = kernel.shape[0], value.shape[-3]
-    padding = [(0, 0)] * value.ndim
-    padding[-3] = (taps // 2, taps - 1 - taps // 2)
-    padded = jnp.pad(value, padding)
+    padded = _pad(value, -3, taps // 2, taps - 1 - taps // 2)
     kernel = kernel.astype(value.dtype).reshape(taps, *(1,) * (value.ndim - 2), kernel.shape[1], 1)
     shifted = (
         kernel[t] * jax.lax.slice_in_dim(padded, t, t + length, axis=value.ndim - 3)
         for t in range(taps)
     )
     return sum(shifted, start=jnp.zeros_like(value))
+
+
+def _token_convolution_backward(saved: tuple[Array, Array], gradient: Array) -> tuple[Array, Array]:
+    """The kernel's gradient from products of whole runs of tokens, of which it is the diagonals.
+
+    Autodiff would multiply and add once for each tap, and keep all those products.
+    """
+    value, kernel = recomputed(saved, gradient)
+    taps, run = kernel.shape[0], 32
+    value = value.reshape(-1, *value.shape[-3:])
+    cotangent = gradient.reshape(value.shape)
+    cotangent = _pad(cotangent, -3, 0, -cotangent.shape[-3] % run)
+    length = cotangent.shape[-3]
+    padded = _pad(value, -3, taps // 2, taps - 1 - taps // 2 + length - value.shape[-3])
+    starts = range(0, length, run)
+    runs = cotangent.reshape(value.shape[0], -1, run, *value.shape[-2:])
+    windows = jnp.stack([padded[:, i : i + run + taps - 1] for i in starts], 1)
+    products = _product("bcnhd,bcmhd->hnm", runs, windows)
+    d_kernel = [jnp.trace(products, offset=t, axis1=1, axis2=2) for t in range(taps)]
+    d_kernel = jnp.stack(d_kernel).astype(kernel.dtype)
+    return token_convolution(gradient, kernel[::-1]), d_kernel
+
+
+token_convolution.defvjp(
+    lambda v, k: (token_convolution(v, k), (v, k)), _token_convolution_backward
+)
 
 
 def _pad_front(
@@ -166,15 +208,15 @@ def _pad_front(
     if extra:
         if key_mask is None:
             key_mask = jnp.ones((*(1,) * (arrays[0].ndim - 2), length), bool)
-        arrays = [_pad(x, -2, extra) for x in arrays]
-        key_mask = _pad(key_mask, -1, extra)
+        arrays = [_pad(x, -2, extra, 0) for x in arrays]
+        key_mask = _pad(key_mask, -1, extra, 0)
     q, k, v = arrays
     return q, k, v, key_mask
 
 
-def _pad(x: Array, axis: int, extra: int) -> Array:
+def _pad(x: Array, axis: int, before: int, after: int) -> Array:
     widths = [(0, 0)] * x.ndim
-    widths[axis] = (extra, 0)
+    widths[axis] = (before, after)
     return jnp.pad(x, widths)
 
 
