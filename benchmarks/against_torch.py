@@ -1,11 +1,10 @@
-"""Our train step and PyTorch's, alternating on one machine: ratios that other load cannot bend.
+"""Our train step and prediction against PyTorch's, alternating on one machine.
 
 Each side lives in a process of its own, with the same malloc settings, and works only when it is
-its turn. ``python -m benchmarks.against_torch --models=cpv,cnv,cltv``; one line a model and side,
-saved as JSON and Markdown with ``--output``.
+its turn, so ratios hold under load that would bend times. Used by
+``python -m experiments.benchmark --against=torch``; as a program this file is one side.
 """
 
-import argparse
 import json
 import os
 import statistics
@@ -17,21 +16,43 @@ from typing import Any
 from benchmarks import sides
 
 ROOT = Path(__file__).parents[1]
-SIDES = {
+SIDES: dict[str, dict[str, Any]] = {
     "ours": dict(kind="jax"),
-    "eager": dict(kind="torch"),
-    "eager-last": dict(kind="torch", channels_last=True),
-    "compile": dict(kind="torch", compiled=True),
+    "torch eager": dict(kind="torch"),
+    "torch eager, channels-last": dict(kind="torch", channels_last=True),
+    "torch.compile": dict(kind="torch", compiled=True),
 }
+# Title, field of a row, digits.
+COLUMNS = [
+    ("model", "model", None),
+    ("side", "side", None),
+    ("pixels", "size", 0),
+    ("devices", "devices", 0),
+    ("training images/s", "train_images_per_s", 2),
+    ("ours / this", "train_ratio", 2),
+    ("inference images/s", "infer_images_per_s", 1),
+    ("ours / this", "infer_ratio", 2),
+    ("peak memory GB", "peak_gb", 2),
+    ("ours / this", "memory_ratio", 2),
+    ("temporaries MB/image", "temp_mb_per_image", 1),
+    ("of matrix-product rate", "fraction_of_matmul", 2),
+    ("page faults/step", "faults", 0),
+]
 
 
 class Worker:
     """One side in its own process: a line in, a line of JSON out."""
 
-    def __init__(self, **request: Any) -> None:
-        command = [sys.executable, "-m", "benchmarks.against_torch", "--worker"]
-        pipe = subprocess.PIPE
-        self.process = subprocess.Popen(command, cwd=ROOT, stdin=pipe, stdout=pipe, text=True)
+    def __init__(self, devices: int = 1, **request: Any) -> None:
+        command, pipe = [sys.executable, "-m", "benchmarks.against_torch"], subprocess.PIPE
+        environment = dict(os.environ)
+        if devices > 1:  # Counts on a CPU only, where one device becomes several.
+            flag = f"--xla_force_host_platform_device_count={devices}"
+            environment["XLA_FLAGS"] = f"{environment.get('XLA_FLAGS', '')} {flag}"
+            request["devices"] = devices
+        self.process = subprocess.Popen(
+            command, cwd=ROOT, stdin=pipe, stdout=pipe, text=True, env=environment
+        )
         self.facts = self.ask(request)
 
     def ask(self, message: Any) -> dict[str, Any]:
@@ -51,87 +72,107 @@ class Worker:
         self.process.wait()
 
 
+def compare(
+    model: str, names: list[str], *, rounds: int, steps: int, **request: Any
+) -> list[dict[str, Any]]:
+    """Rows of one model, one a side, ours first.
+
+    Args:
+      model: ``cpv``, ``cnv`` or ``cltv``, at its published size.
+      names: keys of ``SIDES``.
+      rounds: turns of each side, the order reversed in every other one.
+      steps: of a turn, of which the median.
+      **request: ``batch``, ``dtype``, ``size``.
+
+    Returns:
+      Medians over the rounds, and of the ratios within each round.
+    """
+    rows, workers = [], {}
+    for name in names:
+        workers[name] = Worker(model=model, **SIDES[name], **request)
+    turns: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for i in range(rounds):
+        for what in ("train", "infer"):
+            for name in names if i % 2 == 0 else reversed(names):
+                answer = workers[name].ask([what, steps])
+                turns.setdefault((what, name), []).append(answer)
+    for name in names:
+        row = {"model": model, "side": name, "size": request["size"], **workers[name].facts}
+        for what in ("train", "infer"):
+            mine, ours = turns[what, name], turns[what, names[0]]
+            row[f"{what}_images_per_s"] = request["batch"] / _median(mine, "seconds")
+            pairs = zip(mine, ours, strict=True)
+            row[f"{what}_ratio"] = statistics.median(t["seconds"] / o["seconds"] for t, o in pairs)
+        row["faults"] = _median(turns["train", name], "faults")
+        row["peak_gb"] = turns["train", name][-1]["peak_gb"]
+        row["memory_ratio"] = turns["train", names[0]][-1]["peak_gb"] / row["peak_gb"]
+        rows.append(row)
+        workers[name].close()
+    return _with_fractions(rows)
+
+
+def growth(model: str, names: list[str], sizes: list[int], **request: Any) -> list[dict[str, Any]]:
+    """Rows of one model at several image sizes, and for ours on 1 to 8 devices.
+
+    On a CPU the devices share its cores: only their memory tells something.
+    """
+    rounds = dict(rounds=2, steps=1)
+    rows = [
+        row
+        for size in sizes
+        for row in compare(model, names, **rounds, **{**request, "size": size, "batch": 2})
+    ]
+    for devices in (1, 2, 4, 8):
+        worker = Worker(model=model, kind="jax", devices=devices, **{**request, "batch": 16})
+        turn = [worker.ask(["train", 1]) for _ in range(2)][-1]
+        row = {"model": model, "side": "ours", "size": request["size"], "devices": devices}
+        rate = 16 / turn["seconds"]
+        rows.append(row | worker.facts | {"train_images_per_s": rate, "peak_gb": turn["peak_gb"]})
+        worker.close()
+    return rows
+
+
+def markdown(rows: list[dict[str, Any]]) -> str:
+    """The rows as a table."""
+    columns = [column for column in COLUMNS if any(column[1] in row for row in rows)]
+    cells = [[_cell(row.get(field), digits) for _, field, digits in columns] for row in rows]
+    rules = ["---" if digits is None else "---:" for *_, digits in columns]
+    lines = [[title for title, *_ in columns], rules, *cells]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _cell(value: Any, digits: int | None) -> str:
+    if value is None:
+        return ""
+    return value if digits is None else f"{value:,.{digits}f}"
+
+
+def _median(turns: list[dict[str, Any]], field: str) -> float:
+    return statistics.median(turn[field] for turn in turns)
+
+
+def _with_fractions(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Of this machine's matrix-product rate, by PyTorch's count of what a step has to do."""
+    gflop = next((row["gflop_per_image"] for row in rows if "gflop_per_image" in row), None)
+    rate = sides.matmul_gflops()
+    for row in rows if gflop else []:
+        row["fraction_of_matmul"] = gflop * row["train_images_per_s"] / rate
+    return rows
+
+
 def work() -> None:
     """Be one side: build what the first line asks for, then take turns."""
     replies = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # Whatever a library prints goes to standard error.
     request = json.loads(sys.stdin.readline())
-    kind = request.pop("kind")
-    side = {"jax": sides.jax_side, "torch": sides.torch_side}[kind](**request)
-    sides.turn(side, 2)
+    kinds: dict[str, Any] = {"jax": sides.jax_side, "torch": sides.torch_side}
+    side = kinds[request.pop("kind")](**request)
+    for what in ("train", "infer"):
+        sides.turn(side, what, 2)  # Compiles, and gets pages.
     print(json.dumps(side.facts), file=replies, flush=True)
     for line in sys.stdin:
-        print(json.dumps(sides.turn(side, json.loads(line))), file=replies, flush=True)
-
-
-def compare(model: str, names: list[str], rounds: int, steps: int, **request: Any) -> list[dict]:
-    """Rows of one model: every side's median images/s and its ratio to the first side's."""
-    workers = {n: Worker(model=model, **request, **SIDES[n]) for n in names}
-    turns: dict[str, list[dict]] = {n: [] for n in names}
-    for i in range(rounds):
-        for n in names if i % 2 == 0 else reversed(names):
-            turns[n].append(workers[n].ask(steps))
-    rows = []
-    for n in names:
-        ratios = [
-            t["seconds"] / o["seconds"] for t, o in zip(turns[n], turns[names[0]], strict=True)
-        ]
-        row = {"model": model, "side": n, **workers[n].facts}
-        row["images_per_s"] = request["batch"] / statistics.median(t["seconds"] for t in turns[n])
-        row["ours_is_faster_by"] = statistics.median(ratios)
-        row |= {k: statistics.median(t[k] for t in turns[n]) for k in ("faults", "system_seconds")}
-        row["peak_rss_gb"] = turns[n][-1]["peak_rss_gb"]
-        rows.append(row)
-        workers[n].close()
-    gflop = next((r["gflop_per_image"] for r in rows if "gflop_per_image" in r), 0.0)
-    rate = sides.matmul_gflops()
-    for row in rows:
-        row["fraction_of_matmul"] = gflop * row["images_per_s"] / rate
-    return rows
-
-
-def markdown(rows: list[dict]) -> str:
-    """The table, one column a quantity."""
-    columns = list(dict.fromkeys(key for row in rows for key in row))
-
-    def line(cells: list[str]) -> str:
-        return "| " + " | ".join(cells) + " |"
-
-    def cell(value: Any) -> str:
-        return f"{value:.3g}" if isinstance(value, float) else str(value)
-
-    body = [line([cell(row.get(c, "")) for c in columns]) for row in rows]
-    return "\n".join([line(columns), line(["---"] * len(columns)), *body])
-
-
-def main() -> None:
-    """Command line."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
-    parser.add_argument("--models", default="cpv,cnv,cltv")
-    parser.add_argument("--sides", default="ours,eager,eager-last")
-    parser.add_argument("--batch", type=int, default=16)
-    parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"])
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--steps", type=int, default=2, help="per turn")
-    parser.add_argument("--output", type=Path, help="a folder for the table")
-    flags = parser.parse_args()
-    if flags.worker:
-        return work()
-    rows: list[dict] = []
-    for model in flags.models.split(","):
-        request = dict(batch=flags.batch, dtype=flags.dtype)
-        rows += compare(model, flags.sides.split(","), flags.rounds, flags.steps, **request)
-        print(markdown(rows), flush=True)
-    if flags.output:
-        flags.output.mkdir(parents=True, exist_ok=True)
-        (flags.output / "against_torch.json").write_text(json.dumps(rows, indent=1) + "\n")
-        (flags.output / "against_torch.md").write_text(markdown(rows) + "\n")
-    return None
+        print(json.dumps(sides.turn(side, *json.loads(line))), file=replies, flush=True)
 
 
 if __name__ == "__main__":
-    from experiments.allocator import ensure
-
-    ensure()
-    main()
+    work()

@@ -1,4 +1,4 @@
-"""One training step of each framework, behind one call: ``step()`` runs it to its end."""
+"""Training and prediction of each framework behind one call: ``step()`` runs to its end."""
 
 import os
 import resource
@@ -11,29 +11,38 @@ import numpy as np
 
 
 class Side(NamedTuple):
-    """A step to time and what is known about it beforehand."""
+    """What to time, how to read the device's own peak memory, what is known beforehand."""
 
-    step: Callable[[], None]
-    facts: dict[str, float]
+    train: Callable[[], None]
+    infer: Callable[[], None]
+    device_peak: Callable[[], int | None]
+    facts: dict[str, Any]
 
 
-def data(batch: int, side: int = 32) -> tuple[np.ndarray, np.ndarray]:
+def data(batch: int, size: int) -> tuple[np.ndarray, np.ndarray]:
     """The same random images (NHWC) and labels for everybody."""
     random = np.random.default_rng(0)
-    images = random.standard_normal((batch, side, side, 3), np.float32)
+    images = random.standard_normal((batch, size, size, 3), np.float32)
     return images, random.integers(0, 10, batch)
 
 
-def jax_side(model: str, batch: int, dtype: str, size: int = 32, **overrides: Any) -> Side:
-    """AdamW on our model, state donated."""
+def jax_side(
+    model: str, batch: int, dtype: str, size: int = 32, devices: int = 1, **overrides: Any
+) -> Side:
+    """AdamW on our model, state donated, the batch split over ``devices``."""
     import jax
     import optax
+    from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
     from cxv_jax import models
 
+    first = jax.devices()[:devices]
+    mesh = jax.make_mesh((devices,), ("data",), axis_types=(AxisType.Auto,), devices=first)
     module = models.create(model, dtype=dtype, **overrides)
-    images, labels = jax.device_put(data(batch, size))
+    split = NamedSharding(mesh, PartitionSpec("data"))
+    images, labels = jax.device_put(data(batch, size), split)
     variables = jax.jit(module.init)(jax.random.key(0), images[:1])
+    variables = jax.device_put(variables, NamedSharding(mesh, PartitionSpec()))
     tx = optax.adamw(1e-3, weight_decay=0.01)
 
     def loss_fn(params: Any, rng: Any) -> Any:
@@ -47,16 +56,20 @@ def jax_side(model: str, batch: int, dtype: str, size: int = 32, **overrides: An
         updates, opt_state = tx.update(grads, opt_state, params)
         return (optax.apply_updates(params, updates), opt_state), loss
 
-    state = (variables["params"], tx.init(variables["params"]))
-    compiled = jax.jit(step, donate_argnums=0).lower(state, jax.random.key(1)).compile()
-    box = [state]
+    predict = jax.jit(lambda x: module.apply(variables, x)).lower(images).compile()
+    # Copies, which the step may take over; `variables` go on serving the prediction.
+    params = jax.tree.map(lambda x: x.copy(), variables["params"])
+    box = [(params, tx.init(params))]
+    compiled = jax.jit(step, donate_argnums=0).lower(box[0], jax.random.key(1)).compile()
 
-    def run() -> None:
+    def train() -> None:
         box[0], loss = compiled(box[0], jax.random.key(time.perf_counter_ns() % 2**31))
         loss.block_until_ready()
 
-    memory = compiled.memory_analysis()
-    return Side(run, {"temp_mb_per_image": memory.temp_size_in_bytes / batch / 1e6})
+    memory: Any = compiled.memory_analysis()  # Of one device.
+    megabytes = memory.temp_size_in_bytes / (batch / devices) / 1e6
+    facts = {"temp_mb_per_image": megabytes, "on": first[0].device_kind}
+    return Side(train, lambda: predict(images).block_until_ready(), _jax_peak, facts)
 
 
 def torch_side(
@@ -74,24 +87,36 @@ def torch_side(
     from benchmarks.torch_models import CXV
 
     torch.set_num_threads(len(os.sched_getaffinity(0)))
+    on = "cuda" if torch.cuda.is_available() else "cpu"
     images, labels = data(batch, size)
-    x, y = torch.from_numpy(images).permute(0, 3, 1, 2).contiguous(), torch.from_numpy(labels)
-    net = CXV(model).train()
+    x = torch.from_numpy(images).permute(0, 3, 1, 2).contiguous().to(on)
+    y = torch.from_numpy(labels).to(on)
+    net: Any = CXV(model).train().to(on)
     if channels_last:
         x, net = (a.to(memory_format=torch.channels_last) for a in (x, net))
     tx = torch.optim.AdamW(net.parameters(), 1e-3, weight_decay=0.01)
     forward = torch.compile(net) if compiled else net
 
     def step(forward: Any = forward) -> None:
+        net.train()
         tx.zero_grad(set_to_none=True)
-        with torch.autocast("cpu", torch.bfloat16, enabled=dtype == "bfloat16"):
+        with torch.autocast(on, torch.bfloat16, enabled=dtype == "bfloat16"):
             loss = torch.nn.functional.cross_entropy(forward(x), y)
         loss.backward()
         tx.step()
+        loss.item()  # Waits for the device.
+
+    def infer() -> None:
+        net.eval()
+        with torch.no_grad(), torch.autocast(on, torch.bfloat16, enabled=dtype == "bfloat16"):
+            forward(x).sum().item()
 
     with FlopCounterMode(display=False) as counter:
         step(net)
-    return Side(step, {"gflop_per_image": counter.get_total_flops() / batch / 1e9})
+    peak = torch.cuda.max_memory_allocated if on == "cuda" else lambda: None
+    name = torch.cuda.get_device_name() if on == "cuda" else on
+    flops = counter.get_total_flops() / batch / 1e9
+    return Side(step, infer, peak, {"gflop_per_image": flops, "on": name})
 
 
 def matmul_gflops(size: int = 2048) -> float:
@@ -113,14 +138,21 @@ def timed(run: Callable[[], Any]) -> float:
     return time.perf_counter() - start
 
 
-def turn(side: Side, steps: int) -> dict[str, float]:
-    """Median seconds of a few steps, and what they cost the kernel."""
+def turn(side: Side, what: str, steps: int) -> dict[str, float]:
+    """Median seconds of a few calls of ``what``, what they cost the kernel, memory so far."""
+    call = getattr(side, what)
     before = resource.getrusage(resource.RUSAGE_SELF)
-    seconds = statistics.median(timed(side.step) for _ in range(steps))
+    seconds = statistics.median(timed(call) for _ in range(steps))
     after = resource.getrusage(resource.RUSAGE_SELF)
     return {
         "seconds": seconds,
         "faults": (after.ru_minflt - before.ru_minflt) / steps,
         "system_seconds": (after.ru_stime - before.ru_stime) / steps,
-        "peak_rss_gb": after.ru_maxrss / 1e6,
+        "peak_gb": (side.device_peak() or 1000 * after.ru_maxrss) / 1e9,
     }
+
+
+def _jax_peak() -> int | None:
+    import jax
+
+    return (jax.local_devices()[0].memory_stats() or {}).get("peak_bytes_in_use")

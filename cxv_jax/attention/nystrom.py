@@ -189,8 +189,8 @@ def _token_convolution_backward(saved: tuple[Array, Array], gradient: Array) -> 
     runs = cotangent.reshape(value.shape[0], -1, run, *value.shape[-2:])
     windows = jnp.stack([padded[:, i : i + run + taps - 1] for i in starts], 1)
     products = _product("bcnhd,bcmhd->hnm", runs, windows)
-    d_kernel = [jnp.trace(products, offset=t, axis1=1, axis2=2) for t in range(taps)]
-    d_kernel = jnp.stack(d_kernel).astype(kernel.dtype)
+    diagonals = [jnp.trace(products, offset=t, axis1=1, axis2=2) for t in range(taps)]
+    d_kernel = jnp.stack(diagonals).astype(kernel.dtype)
     return token_convolution(gradient, kernel[::-1]), d_kernel
 
 

@@ -1,0 +1,66 @@
+"""The pictures of ``experiments.benchmark --against=torch``."""
+
+from pathlib import Path
+from typing import Any
+
+COLORS = {"ours": "#c44e20"}
+OTHERS = ["#1f5fa8", "#6f9bd1", "#9a9a9a"]
+BARS = [
+    ("training images/s", "train_images_per_s"),
+    ("inference images/s", "infer_images_per_s"),
+    ("peak memory (GB)", "peak_gb"),
+]
+LINES = [
+    ("training: seconds an image", lambda row: 1 / row["train_images_per_s"]),
+    ("peak memory (GB)", lambda row: row["peak_gb"]),
+]
+
+
+def draw_sides(rows: list[dict[str, Any]], path: Path) -> None:
+    """Bars of speed and memory, a group a model, a color a side."""
+    figure, axes = _figure(len(BARS))
+    models, names = (list(dict.fromkeys(row[field] for row in rows)) for field in ("model", "side"))
+    width = 0.8 / len(names)
+    for ax, (title, field) in zip(axes, BARS, strict=True):
+        for i, name in enumerate(names):
+            values = {row["model"]: row[field] for row in rows if row["side"] == name}
+            places = [models.index(model) + (i - (len(names) - 1) / 2) * width for model in values]
+            ax.bar(places, list(values.values()), width, label=name, color=_color(name, names))
+        ax.set_title(title)
+        ax.set_xticks(range(len(models)), models)
+    _save(figure, axes, path)
+
+
+def draw_growth(rows: list[dict[str, Any]], path: Path) -> None:
+    """Time and memory over the number of pixels, a line a side."""
+    figure, axes = _figure(len(LINES))
+    rows = [row for row in rows if "devices" not in row]
+    names = list(dict.fromkeys(row["side"] for row in rows))
+    for ax, (title, value) in zip(axes, LINES, strict=True):
+        for name in names:
+            mine = [row for row in rows if row["side"] == name]
+            ax.plot([row["size"] ** 2 for row in mine], [value(row) for row in mine], "o-")
+            ax.lines[-1].set(label=name, color=_color(name, names))
+        ax.set(title=title, xlabel="pixels of an image", xscale="log", yscale="log")
+    _save(figure, axes, path)
+
+
+def _figure(count: int) -> tuple[Any, Any]:
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    return plt.subplots(1, count, figsize=(4 * count, 3.6), layout="constrained")
+
+
+def _color(name: str, names: list[str]) -> str:
+    return COLORS.get(name) or OTHERS[names.index(name) % len(OTHERS)]
+
+
+def _save(figure: Any, axes: Any, path: Path) -> None:
+    for ax in axes:
+        ax.spines[["top", "right"]].set_visible(False)
+        ax.grid(alpha=0.3)
+    axes[0].legend(fontsize=8, frameon=False)
+    figure.savefig(path, dpi=130)
