@@ -12,7 +12,7 @@ LEAVES |= {"kernels", "torch_import", "interrupt", "plots", "version", "errors",
 ALLOWED: dict[str, set[str]] = {
     "attention": {"kernels"},
     "layers": {"attention", "kernels"},
-    "models": {"attention", "layers"},
+    "models": {"attention", "layers", "kernels"},
     "state": {"losses", "metrics", "augment"},
     "step": {"losses", "metrics", "augment", "state"},
     "report": {"plots", "runs"},

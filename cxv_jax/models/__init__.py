@@ -1,9 +1,10 @@
 """Every model by name: ``create("cpv", num_classes=10, depth=3)``."""
 
+import dataclasses
 import difflib
 import inspect
 from functools import partial
-from typing import Any
+from typing import Any, Literal, get_args, get_origin
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -113,6 +114,7 @@ def create(name: str, num_classes: int = 10, **overrides: Any) -> nn.Module:
     for field, value in overrides.items():
         if field not in allowed:
             raise InputError(f"model {name!r} has no field {field!r}{_nearest(field, allowed)}")
+        _check_choice(name, field, value)
         _check_range(field, value, allowed[field])
         if isinstance(value, list):  # What JSON makes of a tuple; a module must be hashable.
             overrides[field] = tuple(value)
@@ -134,6 +136,15 @@ def defaults(name: str) -> dict[str, Any]:
     fields = inspect.signature(MODELS[name]).parameters.values()
     overridable = {field.name: field.default for field in fields if field.name not in IDENTITY}
     return {**overridable, "dtype": jnp.dtype(overridable["dtype"]).name}
+
+
+def _check_choice(name: str, field: str, value: Any) -> None:
+    """A field whose type is a ``Literal`` takes one of its values."""
+    model: Any = MODELS[name].func
+    kind = {each.name: each.type for each in dataclasses.fields(model)}[field]
+    if get_origin(kind) is Literal and value not in get_args(kind):
+        choices = ", ".join(get_args(kind))
+        raise InputError(f"model field {field}={value!r} must be one of {choices}")
 
 
 def _check_range(field: str, value: Any, default: Any) -> None:

@@ -1,5 +1,6 @@
 """Convolutional X-formers (arXiv 2201.10271): one trunk; CPV, CNV and CLTV differ in the mixer."""
 
+from functools import partial
 from typing import Any, Literal
 
 import flax.linen as nn
@@ -10,6 +11,7 @@ from jaxtyping import Float
 from cxv_jax.attention import linear_attention
 from cxv_jax.errors import InputError
 from cxv_jax.layers import ChannelNorm, Conv, Dense, Mlp, MultiHeadAttention, Nystrom, Performer
+from cxv_jax.models.remat import Layers, recomputed_layers
 
 
 class CXV(nn.Module):
@@ -40,6 +42,8 @@ class CXV(nn.Module):
       residual_kernel: taps of the values' depthwise convolution (CNV).
       stabilizer: ``"example"``, or ``"batch"`` as in the reference.
       dtype: type of products and convolutions; statistics, softmax and logits stay float32.
+      remat: what the backward pass computes again instead of keeping it: ``"none"``, each
+        ``"attention"`` or each whole ``"block"``. Less memory and more time, the same results.
     """
 
     mixer: Literal["performer", "nystrom", "linear"]
@@ -58,6 +62,7 @@ class CXV(nn.Module):
     residual_kernel: int = 33
     stabilizer: Literal["example", "batch"] = "example"
     dtype: Any = jnp.float32
+    remat: Literal["none", "attention", "block"] = "none"
 
     @nn.compact
     def __call__(
@@ -73,20 +78,38 @@ class CXV(nn.Module):
         x = Conv(self.embed_dim // 2 // 2, dtype=self.dtype, name="stem_0")(x)
         x = Conv(self.embed_dim // 2, dtype=self.dtype, name="stem_1")(x)
         for i in range(self.depth):
-            x = Conv(
-                self.embed_dim,
-                self.embed_kernel,
-                self.embed_stride,
-                dtype=self.dtype,
-                name=f"embed_{i}",
-            )(x)
-            x = ChannelNorm(name=f"norm_{i}")(x)
-            x = self._mixer(f"attention_{i}")(x, train=train) + x
-            hidden = int(self.mlp_ratio * self.embed_dim)
-            x = Mlp(hidden, self.dropout, self.dtype, name=f"mlp_{i}")(x, train=train) + x
+            names = [f"{layer}_{i}" for layer in ("embed", "norm", "attention", "mlp")]
+            x = self._maybe_again("block", names, partial(self._block, i, train))(x)
         pooled = x.astype(jnp.float32).mean((1, 2))
         return Dense(self.num_classes, name="head")(pooled)
 
+    # Not wrapped by Flax: submodules made here belong to the module whose call is running.
+    @nn.nowrap
+    def _block(self, i: int, train: bool, x: Array) -> Array:
+        conv = Conv(
+            self.embed_dim,
+            self.embed_kernel,
+            self.embed_stride,
+            dtype=self.dtype,
+            name=f"embed_{i}",
+        )
+        x = ChannelNorm(name=f"norm_{i}")(conv(x))
+        name = f"attention_{i}"
+        attend = partial(self._attend, name, train)
+        x = self._maybe_again("attention", [name], attend)(x) + x
+        hidden = int(self.mlp_ratio * self.embed_dim)
+        return Mlp(hidden, self.dropout, self.dtype, name=f"mlp_{i}")(x, train=train) + x
+
+    @nn.nowrap
+    def _attend(self, name: str, train: bool, x: Array) -> Array:
+        return self._mixer(name)(x, train=train)
+
+    @nn.nowrap
+    def _maybe_again(self, part: str, names: list[str], layers: Layers) -> Layers:
+        """``layers`` of these names, computed twice if ``remat`` asks it of such a part."""
+        return partial(recomputed_layers, self, names, layers) if part == self.remat else layers
+
+    @nn.nowrap
     def _mixer(self, name: str) -> MultiHeadAttention:
         """What makes the three models different."""
         heads: dict[str, Any] = dict(
