@@ -35,8 +35,9 @@ def fit(
 ) -> tuple[int, float, float]:
     """The largest size whose peak is within the budget, from as few peaks as possible.
 
-    Two small sizes are tried. The line through the two nearest known sizes predicts the others;
-    the largest that it lets fit (within 10 %) is tried next, until that is a known one.
+    The largest size, which is the whole and a program of its own, is tried first, then two small
+    ones. The line through the two nearest known parts predicts the others; the largest that it lets
+    fit (within 10 %) is tried next, until that is a known one.
 
     Args:
       peak_of: what a size needs: about linear, and slow to tell.
@@ -44,12 +45,23 @@ def fit(
       budget: in the unit of the peaks.
 
     Returns:
-      ``(size, predicted peak, peak)``; the smallest size if not even that one fits.
+      ``(size, predicted peak, peak)``; the smallest size if not even that one fits. The sizes tried
+      first have no other prediction than their peak.
 
     Example:
       >>> fit(lambda size: 100.0 + 10.0 * size, [1, 2, 4, 8, 16, 32, 64], 500.0)
       (32, 420.0, 420.0)
     """
+    *parts, whole = sizes
+    peak = peak_of(whole)
+    if peak <= budget or not parts:
+        return whole, peak, peak
+    return min(_largest_part(peak_of, parts, budget), (whole, peak, peak), key=lambda fit: fit[2])
+
+
+def _largest_part(
+    peak_of: Callable[[int], float], sizes: Sequence[int], budget: float
+) -> tuple[int, float, float]:
     smallest = sizes[0]
     known = {smallest: peak_of(smallest)}
     if known[smallest] > budget or len(sizes) == 1:

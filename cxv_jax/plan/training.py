@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 from cxv_jax.data.loader import Loader
 from cxv_jax.data.sources import Dataset
 from cxv_jax.plan.choose import ENOUGH, GB, Plan, recommend, rounded_up
-from cxv_jax.plan.planner import REMAT, Planner, override
+from cxv_jax.plan.planner import Planner, override
 
 FIELDS = ("model.dtype", "model.remat", "micro_batch", "eval_batch_size")  # What a plan sets.
 
@@ -50,15 +50,13 @@ def apply(config: ConfigDict, mesh: Mesh, dataset: Dataset, loader: Loader) -> C
 
 def _least_recomputation(planner: Planner, budget: float) -> Plan:
     """As :func:`recommend` without times, compiling no more than that takes."""
-    own, whole = planner.config.model.dtype, planner.sizes()[-1]
-    peak = planner.peak(own, REMAT[0], whole)
-    if peak <= budget:
-        return Plan(own, REMAT[0], whole, peak, peak)
+    own = planner.config.model.dtype
     plans = []
     for dtype, remat in planner.choices():
         if dtype == own:
             plans.append(planner.plan(dtype, remat, budget))
-            if plans[-1].peak <= budget and plans[-1].micro_batch >= ENOUGH:
+            enough = min(ENOUGH, planner.config.batch_size)
+            if plans[-1].peak <= budget and plans[-1].micro_batch >= enough:
                 break
     return recommend(plans, budget, {})
 
