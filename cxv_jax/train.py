@@ -11,7 +11,7 @@ import jax
 from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
-from cxv_jax import distributed, metrics, models, optimizer, runs, sharding
+from cxv_jax import distributed, metrics, models, optimizer, plan, runs, sharding
 from cxv_jax.build import (
     build_evaluator,
     build_loader,
@@ -99,16 +99,15 @@ def train_and_evaluate(
         return summary
     mesh = sharding.create_mesh(config.fsdp)
     dataset = distributed.together(partial(load_dataset, config))
-    model = models.create(num_classes=dataset.num_classes, **config.model)
-    loaders = {
-        name: build_loader(config, mesh, dataset, name) for name in ("train", config.selection)
-    }
-    train_loader = loaders["train"]
+    train_loader = build_loader(config, mesh, dataset, "train")
+    fitting = plan.apply(config, mesh, dataset, train_loader)  # Within config.memory_gb.
+    model = models.create(num_classes=dataset.num_classes, **fitting.model)
+    selection_loader = build_loader(fitting, mesh, dataset, config.selection)
     txs = {n: build_phase(config, n, train_loader.steps_per_epoch) for n in ("phase1", "phase2")}
     create = partial(create_state, config, model, dataset.image_shape)
     templates = {name: template_of(partial(create, tx), mesh) for name, tx in txs.items()}
     trainers = {
-        name: build_trainer(config, model, txs[name], name, templates[name], dataset, train_loader)
+        name: build_trainer(fitting, model, txs[name], name, templates[name], dataset, train_loader)
         for name in txs
     }
     evaluate = build_evaluator(config, model)
@@ -176,7 +175,7 @@ def train_and_evaluate(
                 rate = (total_steps - first_step) * config.batch_size / seconds
 
                 # Evaluate.
-                results = evaluate(state.variables(), loaders[config.selection])
+                results = evaluate(state.variables(), selection_loader)
                 best = progress.best_so_far()
                 improved = (results["top1"], -results["loss"]) > (best["top1"], -best["loss"])
                 trained = metrics.means(progress.sums)
@@ -229,7 +228,7 @@ def train_and_evaluate(
             )
 
         # Test is read here and nowhere else.
-        test_loader = build_loader(config, mesh, dataset, "test")
+        test_loader = build_loader(fitting, mesh, dataset, "test")
         phases = {}
         for name in progress.best:
             best_state = _restore_best(checkpointer, name, templates[name])
