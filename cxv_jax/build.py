@@ -131,8 +131,17 @@ def build_trainer(
     dataset: sources.Dataset,
     loader: Loader,
 ) -> Callable:
-    """The compiled update of a phase: ``(state, rng, data, feed) -> (state, sums)``."""
-    phase = config[name]
+    """The compiled update of a phase: ``(state, rng, data, feed) -> (state, sums)``.
+
+    Raises:
+      InputError: if the devices cannot share a micro-batch equally.
+    """
+    phase, devices = config[name], jax.tree.leaves(template)[0].sharding.num_devices
+    if config.micro_batch % devices:
+        raise InputError(
+            f"config.micro_batch = {config.micro_batch} must be a multiple of the number of "
+            f"devices, {devices}, or 0 for the whole batch"
+        )
     step_config = step.StepConfig(
         mean=tuple(config.data.mean),
         std=tuple(config.data.std),
@@ -142,6 +151,7 @@ def build_trainer(
         augment=augment.make(**phase.augment),
         redraw=redraw_projections,
         redraw_every=config.redraw_every,
+        micro_batch=config.micro_batch,
     )
     update = step.many(partial(step.train_step, model, tx, step_config), loader.fetch)
     return jax.jit(update, donate_argnums=0, out_shardings=(places_of(template), None))

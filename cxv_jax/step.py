@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import optax
 from jax import Array
 
@@ -29,6 +30,7 @@ class StepConfig(NamedTuple):
       augment: ``(rng, uint8 images, one-hot targets) -> (images 0..255, targets)``.
       redraw: ``(rng, constants) -> constants``, new random projections.
       redraw_every: steps between redraws, 0 for never.
+      micro_batch: images of one forward and backward pass; it divides the batch; 0 for all.
     """
 
     mean: tuple[float, ...]
@@ -39,6 +41,7 @@ class StepConfig(NamedTuple):
     augment: Augment
     redraw: Callable[[Array, Any], Any]
     redraw_every: int
+    micro_batch: int = 0
 
 
 def train_step(
@@ -62,16 +65,23 @@ def train_step(
     images = normalise(images, config.mean, config.std)
     constants = constants_of(config, redraw_rng, state)
 
-    def loss_fn(params: Any) -> tuple[Array, Any]:
-        variables = {"params": params, "batch_stats": state.batch_stats, "constants": constants}
+    def loss_fn(params: Any, batch_stats: Any, rng: Array, part: Batch) -> tuple[Array, Any]:
+        variables = {"params": params, "batch_stats": batch_stats, "constants": constants}
         logits, updated = model.apply(
-            variables, images, train=True, mutable=["batch_stats"], rngs={"dropout": dropout_rng}
+            variables, part["image"], train=True, mutable=["batch_stats"], rngs={"dropout": rng}
         )
-        example_losses = losses.cross_entropy(logits, targets, config.label_smoothing)
-        sums = metrics.batch_sums(logits, batch["label"], example_losses)
+        example_losses = losses.cross_entropy(logits, part["target"], config.label_smoothing)
+        sums = metrics.batch_sums(logits, part["label"], example_losses)
         return example_losses.mean(), (updated.get("batch_stats", {}), sums)
 
-    grads, (batch_stats, sums) = jax.grad(loss_fn, has_aux=True)(state.params)
+    grads, (batch_stats, sums) = accumulate(
+        jax.grad(loss_fn, has_aux=True),
+        state.params,
+        state.batch_stats,
+        dropout_rng,
+        {"image": images, "target": targets, "label": batch["label"]},
+        count=len(images) // (config.micro_batch or len(images)),
+    )
     updates, opt_state = tx.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
     ema = state.ema
@@ -80,6 +90,49 @@ def train_step(
         ema = optax.incremental_update(current, ema, 1 - config.ema_decay)
     next_state = TrainState(state.step + 1, params, batch_stats, constants, opt_state, ema)
     return next_state, sums
+
+
+def accumulate(
+    gradient: Callable[[Any, Any, Array, Batch], tuple[Any, tuple[Any, metrics.Sums]]],
+    params: Any,
+    batch_stats: Any,
+    rng: Array,
+    batch: Batch,
+    count: int,
+) -> tuple[Any, tuple[Any, metrics.Sums]]:
+    """The mean gradient over the batch, from ``count`` equal parts one after the other.
+
+    A part takes every ``count``-th example, so that each device cuts its own share. It has its
+    own dropout key, and starts from the BatchNorm statistics that the last one left.
+
+    Args:
+      gradient: ``(params, batch_stats, rng, batch) -> gradients, (batch_stats, sums)``.
+      params: trainable parameters.
+      batch_stats: before the batch.
+      rng: for dropout.
+      batch: arrays ``[batch, ...]``.
+      count: divides the batch size.
+
+    Returns:
+      What ``gradient`` returns, of the whole batch.
+    """
+    if count == 1:
+        return gradient(params, batch_stats, rng, batch)
+    # A loop on CPUs too, although XLA is slow there in gradients of its own convolutions within
+    # loops: unrolled, each part would lengthen the compilation by half of what one takes, and
+    # the buffers of all parts' loops would be held at once.
+
+    def add(carry: Any, part: Any) -> tuple[Any, metrics.Sums]:
+        total, batch_stats = carry
+        grads, (batch_stats, sums) = gradient(params, batch_stats, *part)
+        return (jax.tree.map(jnp.add, total, grads), batch_stats), sums
+
+    parts = jax.tree.map(lambda x: jnp.moveaxis(x.reshape(-1, count, *x.shape[1:]), 1, 0), batch)
+    start = (jax.tree.map(jnp.zeros_like, params), batch_stats)
+    rngs = jax.random.split(rng, count)
+    (total, batch_stats), sums = jax.lax.scan(add, start, (rngs, parts))
+    grads = jax.tree.map(lambda x: x / count, total)
+    return grads, (batch_stats, jax.tree.map(lambda x: x.sum(0), sums))
 
 
 def eval_step(
