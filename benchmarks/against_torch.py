@@ -62,7 +62,7 @@ class Worker:
         print(json.dumps(message), file=self.process.stdin, flush=True)
         line = self.process.stdout.readline()
         if not line:
-            raise RuntimeError("a side of the benchmark ended early; its message is above")
+            raise BrokenPipeError("a side of the benchmark ended early; its message is above")
         return json.loads(line)
 
     def close(self) -> None:
@@ -79,7 +79,7 @@ def compare(
 
     Args:
       model: ``cpv``, ``cnv`` or ``cltv``, at its published size.
-      names: keys of ``SIDES``.
+      names: keys of ``SIDES``; one that cannot be started is left out.
       rounds: turns of each side, the order reversed in every other one.
       steps: of a turn, of which the median.
       **request: ``batch``, ``dtype``, ``size``.
@@ -89,7 +89,13 @@ def compare(
     """
     rows, workers = [], {}
     for name in names:
-        workers[name] = Worker(model=model, **SIDES[name], **request)
+        try:
+            workers[name] = Worker(model=model, **SIDES[name], **request)
+        except BrokenPipeError:
+            if name == names[0]:
+                raise
+            print(f"{model}: {name} ended early, see above; left out", file=sys.stderr)
+    names = list(workers)
     turns: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for i in range(rounds):
         for what in ("train", "infer"):
