@@ -28,8 +28,8 @@ def run(main: Callable[[list[str]], int | None]) -> None:
     if any(arg in ("--help", "-h", "--helpfull") for arg in sys.argv[1:]):
         sys.exit(_help(main))
     allocator.ensure()
+    _use_compilation_cache()  # Before the flags: a config file imports JAX, which then reads it.
     arguments = parse(sys.argv)
-    _use_compilation_cache()
     from cxv_jax.errors import InputError  # After the flags: --help must not wait for JAX.
 
     try:

@@ -131,3 +131,21 @@ def test_an_early_signal_leaves_nothing_behind(tmp_path: Path) -> None:
         process.kill()
     assert process.returncode == 128 + signal.SIGINT
     assert "Traceback" not in errors
+
+
+def test_compiled_programs_are_kept_for_the_next_process(tmp_path: Path) -> None:
+    """Also where a config file has imported JAX before the command began."""
+    code = (
+        f"import sys; sys.argv = ['train', '{DIGITS}cpv']\n"
+        "from experiments import cli, train\n"
+        "def show(argv):\n"
+        "    import jax\n"
+        "    print(jax.config.jax_compilation_cache_dir)\n"
+        "cli.run(show)"
+    )
+    environment = {k: v for k, v in os.environ.items() if k != "JAX_COMPILATION_CACHE_DIR"}
+    environment["XDG_CACHE_HOME"] = str(tmp_path)
+    shown = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, env=environment
+    )
+    assert shown.stdout.strip() == str(tmp_path / "cxv_jax" / "xla"), shown.stderr
