@@ -2,6 +2,7 @@
 
 import hashlib
 import logging
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -136,7 +137,7 @@ def _write(path: Path, kind: np.dtype, number: int, chunks: Iterator[np.ndarray]
     """Write a ``.npy`` file, then its digest: a file without a digest is not whole."""
     descr = np.lib.format.dtype_to_descr(kind)
     header = {"descr": descr, "fortran_order": False, "shape": (number,)}
-    part = path.with_suffix(".part")
+    part = path.with_suffix(f".{os.getpid()}.part")  # Another process may write the same cache.
     try:
         with part.open("wb") as file:
             np.lib.format.write_array_header_1_0(file, header)
