@@ -3,6 +3,8 @@
 from pathlib import Path
 from typing import Any
 
+from cxv_jax import plots
+
 COLORS = {"ours": "#c44e20"}
 OTHERS = ["#1f5fa8", "#6f9bd1", "#9a9a9a"]
 BARS = [
@@ -28,7 +30,7 @@ def draw_sides(rows: list[dict[str, Any]], path: Path) -> None:
             ax.bar(places, list(values.values()), width, label=name, color=_color(name, names))
         ax.set_title(title)
         ax.set_xticks(range(len(models)), models)
-    _save(figure, axes, path)
+    _finish(figure, axes, path)
 
 
 def draw_growth(rows: list[dict[str, Any]], path: Path) -> None:
@@ -42,26 +44,22 @@ def draw_growth(rows: list[dict[str, Any]], path: Path) -> None:
             ax.plot([row["size"] ** 2 for row in mine], [value(row) for row in mine], "o-")
             ax.lines[-1].set(label=name, color=_color(name, names))
         ax.set(title=title, xlabel="pixels of an image", xscale="log", yscale="log")
-    _save(figure, axes, path)
+    _finish(figure, axes, path)
 
 
 def _figure(count: int) -> tuple[Any, Any]:
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    return plt.subplots(1, count, figsize=(4 * count, 3.6), layout="constrained")
+    figure = plots.new_figure(4 * count, 3.6)
+    return figure, figure.subplots(1, count)
 
 
 def _color(name: str, names: list[str]) -> str:
     return COLORS.get(name) or OTHERS[names.index(name) % len(OTHERS)]
 
 
-def _save(figure: Any, axes: Any, path: Path) -> None:
+def _finish(figure: Any, axes: Any, path: Path) -> None:
     for ax in axes:
         ax.spines[["top", "right"]].set_visible(False)
         ax.grid(alpha=0.3)
     handles, labels = axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), frameon=False)
-    figure.savefig(path, dpi=130)
+    plots.save(figure, path)

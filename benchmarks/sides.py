@@ -32,17 +32,14 @@ def jax_side(
     """AdamW on our model, state donated, the batch split over ``devices``."""
     import jax
     import optax
-    from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-    from cxv_jax import models
+    from cxv_jax import models, sharding
 
-    first = jax.devices()[:devices]
-    mesh = jax.make_mesh((devices,), ("data",), axis_types=(AxisType.Auto,), devices=first)
+    mesh = sharding.create_mesh(devices=devices)
     module = models.create(model, dtype=dtype, **overrides)
-    split = NamedSharding(mesh, PartitionSpec("data"))
-    images, labels = jax.device_put(data(batch, size), split)
+    images, labels = jax.device_put(data(batch, size), sharding.batch_sharding(mesh))
     variables = jax.jit(module.init)(jax.random.key(0), images[:1])
-    variables = jax.device_put(variables, NamedSharding(mesh, PartitionSpec()))
+    variables = jax.device_put(variables, sharding.replicated(mesh))
     tx = optax.adamw(1e-3, weight_decay=0.01)
 
     def loss_fn(params: Any, rng: Any) -> Any:
@@ -68,7 +65,7 @@ def jax_side(
 
     memory: Any = compiled.memory_analysis()  # Of one device.
     megabytes = memory.temp_size_in_bytes / (batch / devices) / 1e6
-    facts = {"temp_mb_per_image": megabytes, "on": first[0].device_kind}
+    facts = {"temp_mb_per_image": megabytes, "on": jax.devices()[0].device_kind}
     return Side(train, lambda: predict(images).block_until_ready(), _jax_peak, facts)
 
 

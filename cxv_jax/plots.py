@@ -45,7 +45,7 @@ def contact_sheet(
     width = margin + sum(picture.shape[1] + BLOCK_GAP for picture in pictures)
     height, left = HEADER + pictures[0].shape[0], margin
     # Half a pixel more, lest rounding cut one off.
-    figure = _figure((width + 0.5) / DPI, (height + 0.5) / DPI, layout=None)
+    figure = new_figure((width + 0.5) / DPI, (height + 0.5) / DPI, layout=None)
     for title, picture in zip(blocks, pictures, strict=True):
         figure.figimage(picture, xo=left, yo=0, origin="upper")
         middle = (left + picture.shape[1] / 2) / width
@@ -54,7 +54,7 @@ def contact_sheet(
     for row, name in enumerate(names):
         y = (row + 0.5) / len(names) * pictures[0].shape[0]
         _text(figure, (margin - 3 * GAP) / width, 1 - (HEADER + y) / height, name, ha="right")
-    _save(figure, path)
+    save(figure, path)
 
 
 def curves(
@@ -72,7 +72,7 @@ def curves(
     handoffs = [record["epoch"] + 0.5 for record in records if record["kind"] == "handoff"]
     panels = [("loss (nats)", "loss", 1), ("top-1 (%)", "top1", 100)]
     varies = len({(record["phase"], record["learning_rate"]) for record in epochs}) > 2
-    figure = _figure(4.2 * (len(panels) + varies), 3.4)
+    figure = new_figure(4.2 * (len(panels) + varies), 3.4)
     axes = figure.subplots(1, len(panels) + varies, squeeze=False)[0]
     numbers = [record["epoch"] for record in epochs]
     for ax, (label, name, scale) in zip(axes, panels, strict=False):
@@ -88,7 +88,7 @@ def curves(
         _finish_panel(ax, handoffs)
     axes[0].legend(frameon=False)
     figure.suptitle(title, parse_math=False)
-    _save(figure, path)
+    save(figure, path)
 
 
 def confusion(
@@ -108,7 +108,7 @@ def confusion(
     """
     count = len(class_names)
     size = float(np.clip(2.5 + 0.4 * count, 4.5, 12))
-    figure = _figure(size + 1, size)
+    figure = new_figure(size + 1, size)
     ax = figure.subplots()
     shares = matrix / np.maximum(matrix.sum(1, keepdims=True), 1)
     picture = ax.imshow(shares, cmap="Blues", vmin=0, vmax=1)
@@ -123,7 +123,22 @@ def confusion(
     ax.set(xlabel="predicted class", ylabel="true class", title=title)
     for text in (ax.title, *ax.get_xticklabels(), *ax.get_yticklabels()):
         text.set_parse_math(False)  # A class may be called $5.
-    _save(figure, path)
+    save(figure, path)
+
+
+def new_figure(width: float, height: float, layout: Layout = "constrained") -> "Figure":
+    """A figure of so many inches, drawn by Agg: no window, nothing shared with pyplot."""
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width, height), layout=layout)
+
+
+def save(figure: "Figure", path: str | Path) -> None:
+    """Write a PNG file, so that a reader sees the old or the new one."""
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    figure.savefig(temporary, dpi=DPI, format="png")
+    temporary.replace(path)
 
 
 def _tiled(block: np.ndarray) -> np.ndarray:
@@ -152,17 +167,3 @@ def _finish_panel(ax: "Axes", handoffs: Sequence[float]) -> None:
     ax.locator_params(axis="x", integer=True, nbins=8)
     ax.grid(alpha=0.25)
     ax.spines[["top", "right"]].set_visible(False)
-
-
-def _figure(width: float, height: float, layout: Layout = "constrained") -> "Figure":
-    """A figure of its own, drawn by Agg: no window, no state shared with the caller's pyplot."""
-    from matplotlib.figure import Figure
-
-    return Figure(figsize=(width, height), layout=layout)
-
-
-def _save(figure: "Figure", path: str | Path) -> None:
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    figure.savefig(temporary, dpi=DPI, format="png")
-    temporary.replace(path)

@@ -27,17 +27,16 @@ def check_config(config: ConfigDict) -> None:
       InputError: naming the field, its value and what it must be.
     """
     positive = ["batch_size", "eval_batch_size", "fsdp", "phase1.patience", "phase2.patience"]
-    for field in [*positive, "phase1.epochs", "phase2.epochs", "steps_per_call", "redraw_every"]:
+    others = ["phase1.epochs", "phase2.epochs", "steps_per_call", "redraw_every"]
+    for field in [*positive, *others, "micro_batch", "memory_gb"]:
         least = 1 if field in positive else 0
         if _get(config, field) < least:
             raise InputError(f"config.{field} = {_get(config, field)} must be at least {least}")
-    if config.micro_batch < 0 or config.batch_size % max(config.micro_batch, 1):
+    if config.batch_size % max(config.micro_batch, 1):
         raise InputError(
             f"config.micro_batch = {config.micro_batch} must divide config.batch_size = "
             f"{config.batch_size}, or be 0 for the whole batch"
         )
-    if config.memory_gb < 0:
-        raise InputError(f"config.memory_gb = {config.memory_gb} must not be negative")
     for field in ("phase1.learning_rate", "phase2.learning_rate"):
         if not _get(config, field) > 0:
             raise InputError(f"config.{field} = {_get(config, field)} must be positive")

@@ -1,6 +1,6 @@
 """The device mesh and where arrays live on it."""
 
-from collections import Counter
+import math
 from typing import Any
 
 import jax
@@ -10,19 +10,19 @@ from jax.sharding import PartitionSpec as P
 from cxv_jax.errors import InputError
 
 
-def create_mesh(fsdp: int = 1) -> Mesh:
-    """All devices as a ``data x fsdp`` mesh.
+def create_mesh(fsdp: int = 1, devices: int | None = None) -> Mesh:
+    """The first ``devices`` devices, else all, as a ``data x fsdp`` mesh.
 
     Both axes split the batch; ``fsdp`` also splits parameters and optimizer state.
 
     Raises:
       InputError: if ``fsdp`` does not divide the number of devices.
     """
-    devices = jax.device_count()
-    if fsdp < 1 or devices % fsdp:
-        raise InputError(f"fsdp={fsdp} must divide the number of devices, {devices}")
-    axis_types = (AxisType.Auto, AxisType.Auto)
-    return jax.make_mesh((devices // fsdp, fsdp), ("data", "fsdp"), axis_types=axis_types)
+    count = devices or jax.device_count()
+    if fsdp < 1 or count % fsdp:
+        raise InputError(f"fsdp={fsdp} must divide the number of devices, {count}")
+    shape, names, types = (count // fsdp, fsdp), ("data", "fsdp"), (AxisType.Auto, AxisType.Auto)
+    return jax.make_mesh(shape, names, axis_types=types, devices=jax.devices()[:count])
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
@@ -49,12 +49,9 @@ def state_sharding(state: Any, mesh: Mesh) -> Any:
 
 
 def bytes_per_device(tree: Any) -> int:
-    """Bytes of ``tree`` (of placed arrays) on the fullest device of this process."""
-    held: Counter[jax.Device] = Counter()
-    for leaf in jax.tree.leaves(tree):
-        for shard in leaf.addressable_shards:
-            held[shard.device] += shard.data.nbytes
-    return max(held.values(), default=0)
+    """Bytes of one device's shards of ``tree``, of placed arrays or templates with a sharding."""
+    shards = [(x.sharding.shard_shape(x.shape), x.dtype.itemsize) for x in jax.tree.leaves(tree)]
+    return sum(math.prod(shape) * itemsize for shape, itemsize in shards)
 
 
 def _spec(shape: tuple[int, ...], mesh: Mesh) -> P:

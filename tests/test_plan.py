@@ -10,10 +10,10 @@ from typing import Any
 import jax
 import pytest
 from absl import flags
-from jax.sharding import AxisType, Mesh
+from jax.sharding import Mesh
 from ml_collections import ConfigDict, config_flags
 
-from cxv_jax import build, plan
+from cxv_jax import build, plan, sharding
 from cxv_jax.errors import InputError
 from experiments.configs import digits
 
@@ -32,8 +32,7 @@ def tiny_config(**fields: Any) -> ConfigDict:
 
 @pytest.fixture(scope="module")
 def mesh() -> Mesh:
-    types = (AxisType.Auto, AxisType.Auto)
-    return jax.make_mesh((1, 1), ("data", "fsdp"), axis_types=types, devices=jax.devices()[:1])
+    return sharding.create_mesh(devices=1)
 
 
 @pytest.fixture(scope="module")

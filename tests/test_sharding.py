@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
-from jax.sharding import AxisType, Mesh
+from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from cxv_jax import build, models, sharding
@@ -27,11 +27,6 @@ def tiny_config() -> ConfigDict:
     config.batch_size = 32
     config.ema_decay = 0.9
     return config
-
-
-def mesh_of(devices: int, fsdp: int) -> Mesh:
-    shape, names = (devices // fsdp, fsdp), ("data", "fsdp")
-    return jax.make_mesh(shape, names, (AxisType.Auto,) * 2, devices=jax.devices()[:devices])
 
 
 class Run:
@@ -62,7 +57,7 @@ class Run:
 
 @pytest.fixture(scope="module")
 def unsplit() -> list[float]:
-    return list(Run(mesh_of(8, 1)).losses(0, STEPS))
+    return list(Run(sharding.create_mesh(1)).losses(0, STEPS))
 
 
 def held_by(tree: Any, device: jax.Device) -> int:
@@ -81,7 +76,7 @@ def split_size(state: TrainState, fsdp: int) -> int:
 
 @pytest.mark.parametrize("fsdp", [4, 8])
 def test_state_is_split_and_losses_stay(fsdp: int, unsplit: list[float]) -> None:
-    run = Run(mesh_of(8, fsdp))
+    run = Run(sharding.create_mesh(fsdp))
     split = list(run.losses(0, STEPS))
     np.testing.assert_allclose(split, unsplit, atol=1e-5)
     assert abs(split[-1] - split[0]) > 1e-3
@@ -96,11 +91,11 @@ def test_state_is_split_and_losses_stay(fsdp: int, unsplit: list[float]) -> None
 def test_a_split_checkpoint_goes_on_elsewhere(
     tmp_path: Path, devices: int, fsdp: int, unsplit: list[float]
 ) -> None:
-    first = Run(mesh_of(8, 4))
+    first = Run(sharding.create_mesh(4))
     begun = list(first.losses(0, 2))
     checkpointer = Checkpointer(tmp_path)
     checkpointer.save(2, first.state, {})
-    other = Run(mesh_of(devices, fsdp))
+    other = Run(sharding.create_mesh(fsdp, devices))
     other.state = checkpointer.restore(2, other.template)
     checkpointer.close()
     kernel = jax.tree.leaves(other.state.params)[0]

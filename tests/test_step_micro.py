@@ -8,9 +8,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.sharding import Mesh
+import small_steps
 
-from cxv_jax import augment, build, models, optimizer, sharding, state, step
+from cxv_jax import build, models, sharding, step
 from cxv_jax.errors import InputError
 from experiments.configs import digits
 
@@ -18,54 +18,13 @@ TINY = {"embed_dim": 8, "depth": 1, "num_heads": 1, "head_dim": 4}
 BATCH = 32
 
 
-def mesh_of(devices: int) -> Mesh:
-    types = (jax.sharding.AxisType.Auto,) * 2
-    return jax.make_mesh((devices, 1), ("data", "fsdp"), types, devices=jax.devices()[:devices])
-
-
-def step_config(micro_batch: int) -> step.StepConfig:
-    return step.StepConfig(
-        mean=(0.5,) * 3,
-        std=(0.5,) * 3,
-        num_classes=10,
-        label_smoothing=0.1,
-        ema_decay=0.0,
-        augment=augment.make(crop_padding=1, flip=True),
-        redraw=lambda rng, constants: constants,
-        redraw_every=0,
-        micro_batch=micro_batch,
-    )
-
-
-def updated(
-    model: Any, micro_batch: int, devices: int = 1, side: int = 8, count: int = 1
-) -> tuple[state.TrainState, list[float], Any]:
-    """The state after ``count`` steps of SGD, their losses, and the compiled step."""
-    mesh, tx = mesh_of(devices), optimizer.phase({"sgd": optimizer.sgd(0.1)})
-    created = jax.jit(partial(state.create, model, tx, image_shape=(side, side, 3)))(
-        jax.random.key(0)
-    )
-    placed = jax.device_put(created, sharding.state_sharding(created, mesh))
-    draw, losses = np.random.default_rng(0), []
-    batch = {
-        "image": draw.integers(0, 256, (BATCH, side, side, 3), dtype=np.uint8),
-        "label": draw.integers(0, 10, BATCH, dtype=np.int32),
-    }
-    batch = jax.device_put(batch, sharding.batch_sharding(mesh))
-    rng = jax.device_put(jax.random.key(1), sharding.replicated(mesh))
-    update = jax.jit(partial(step.train_step, model, tx, step_config(micro_batch)))
-    compiled = update.lower(placed, rng, batch).compile()
-    for _ in range(count):
-        placed, sums = compiled(placed, rng, batch)
-        losses.append(float(sums["loss"]) / int(sums["count"]))
-    return placed, losses, compiled
-
-
 @pytest.mark.parametrize(("micro_batch", "share"), [(16, 0.6), (4, 0.2)])
 def test_parts_update_like_the_whole_batch_in_less_memory(micro_batch: int, share: float) -> None:
     model = models.create("cltv", dropout=0.0, **TINY)
-    whole, losses, step_of_all = updated(model, 0)
-    parts, losses_of_parts, step_of_parts = updated(model, micro_batch)
+    whole, losses, step_of_all = small_steps.run(model, 1, rate=0.1)
+    parts, losses_of_parts, step_of_parts = small_steps.run(
+        model, 1, rate=0.1, micro_batch=micro_batch
+    )
     np.testing.assert_allclose(losses_of_parts, losses, rtol=1e-6)
     pairs = zip(jax.tree.leaves(parts.params), jax.tree.leaves(whole.params), strict=True)
     for ours, theirs in pairs:
@@ -76,8 +35,8 @@ def test_parts_update_like_the_whole_batch_in_less_memory(micro_batch: int, shar
 
 def test_devices_cut_their_own_share() -> None:
     model = models.create("cpv", **TINY)  # With dropout: the masks do not depend on the devices.
-    _, many, compiled = updated(model, 16, devices=8, count=3)
-    _, one, _ = updated(model, 16, count=3)
+    _, many, compiled = small_steps.run(model, 3, rate=0.1, devices=8, micro_batch=16)
+    _, one, _ = small_steps.run(model, 3, rate=0.1, micro_batch=16)
     np.testing.assert_allclose(many, one, atol=1e-5)
     assert many[-1] != many[0]
     text = compiled.as_text()
@@ -102,7 +61,7 @@ def test_parts_come_one_after_the_other_each_with_its_key() -> None:
 def test_a_micro_batch_that_devices_cannot_share_is_refused() -> None:
     config = digits.get_config("cltv")
     config.batch_size, config.micro_batch = 64, 4
-    mesh, dataset = mesh_of(8), build.load_dataset(config)
+    mesh, dataset = sharding.create_mesh(), build.load_dataset(config)
     loader = build.build_loader(config, mesh, dataset, "train")
     tx = build.build_phase(config, "phase1", 1)
     model = models.create("cltv", **TINY)

@@ -4,7 +4,6 @@ import json
 import os
 import signal
 import warnings
-from functools import partial
 from pathlib import Path
 
 import chex
@@ -14,9 +13,10 @@ import numpy as np
 import optax
 import orbax.checkpoint as ocp
 import pytest
+import small_steps
 from ml_collections import ConfigDict
 
-from cxv_jax import augment, build, models, optimizer, report, sharding, state, step, train
+from cxv_jax import build, models, optimizer, report, state, step, train
 from cxv_jax.checkpoint import Checkpointer
 from cxv_jax.errors import InputError
 from cxv_jax.interrupt import Interrupted
@@ -92,43 +92,11 @@ def test_an_interrupted_run_ends_with_the_same_bits(
     assert epochs[0] == epochs[1]
 
 
-def losses_on(devices: int, model: str, count: int = 20) -> tuple[list[float], state.TrainState]:
-    """Losses of ``count`` steps on the first ``devices`` devices."""
-    types = (jax.sharding.AxisType.Auto,) * 2
-    mesh = jax.make_mesh((devices, 1), ("data", "fsdp"), types, devices=jax.devices()[:devices])
-    module = models.create(model, **(TINY if model == "cpv" else {"widths": (8, 8, 8, 8)}))
-    tx = optimizer.phase({"sgd": optimizer.sgd(0.003)})
-    config = step.StepConfig(
-        mean=(0.5,) * 3,
-        std=(0.5,) * 3,
-        num_classes=10,
-        label_smoothing=0.1,
-        ema_decay=0.0,
-        augment=augment.make(crop_padding=1, flip=True),
-        redraw=None,
-        redraw_every=0,
-    )
-    created = jax.jit(partial(state.create, module, tx, image_shape=(8, 8, 3)))(jax.random.key(0))
-    placed = jax.device_put(created, sharding.state_sharding(created, mesh))
-    update = jax.jit(partial(step.train_step, module, tx, config), donate_argnums=0)
-    draw, losses = np.random.default_rng(0), []
-    rng = jax.device_put(jax.random.key(1), sharding.replicated(mesh))
-    for _ in range(count):
-        batch = {
-            "image": draw.integers(0, 256, (32, 8, 8, 3), dtype=np.uint8),
-            "label": draw.integers(0, 10, 32, dtype=np.int32),
-        }
-        batch = jax.device_put(batch, sharding.batch_sharding(mesh))
-        assert batch["image"].sharding.shard_shape((32, 8, 8, 3))[0] == 32 // devices
-        placed, sums = update(placed, rng, batch)
-        losses.append(float(sums["loss"]) / 32)
-    return losses, placed
-
-
 @pytest.mark.parametrize("model", ["cpv", "resnet18"])
 def test_eight_devices_compute_what_one_does(model: str) -> None:
-    many, last = losses_on(8, model)
-    one, _ = losses_on(1, model)
+    module = models.create(model, **(TINY if model == "cpv" else {"widths": (8, 8, 8, 8)}))
+    last, many, _ = small_steps.run(module, 20, rate=0.003, devices=8)
+    _, one, _ = small_steps.run(module, 20, rate=0.003)
     np.testing.assert_allclose(many, one, atol=1e-5)
     assert many[-1] != many[0]
     assert len(jax.tree.leaves(last.params)[0].sharding.device_set) == 8

@@ -181,13 +181,12 @@ def _token_convolution_backward(saved: tuple[Array, Array], gradient: Array) -> 
     value, kernel = recomputed(saved, gradient)
     taps, run = kernel.shape[0], 32
     value = value.reshape(-1, *value.shape[-3:])
-    cotangent = gradient.reshape(value.shape)
-    cotangent = _pad(cotangent, -3, 0, -cotangent.shape[-3] % run)
-    length = cotangent.shape[-3]
-    padded = _pad(value, -3, taps // 2, taps - 1 - taps // 2 + length - value.shape[-3])
-    starts = range(0, length, run)
-    runs = cotangent.reshape(value.shape[0], -1, run, *value.shape[-2:])
-    windows = jnp.stack([padded[:, i : i + run + taps - 1] for i in starts], 1)
+    cotangent, length = gradient.reshape(value.shape), value.shape[-3]
+    span = run + taps - 1  # What a run of outputs reads, whole runs and a part of one.
+    count, more = -(-length // run), -(-span // run)
+    runs = _runs(_pad(cotangent, -3, 0, count * run - length), run)
+    padded = _runs(_pad(value, -3, taps // 2, (count + more - 1) * run - length - taps // 2), run)
+    windows = jnp.concatenate([padded[:, i : i + count] for i in range(more)], 2)[:, :, :span]
     products = _product("bcnhd,bcmhd->hnm", runs, windows)
     diagonals = [jnp.trace(products, offset=t, axis1=1, axis2=2) for t in range(taps)]
     d_kernel = jnp.stack(diagonals).astype(kernel.dtype)
@@ -212,6 +211,10 @@ def _pad_front(
         key_mask = _pad(key_mask, -1, extra, 0)
     q, k, v = arrays
     return q, k, v, key_mask
+
+
+def _runs(x: Array, run: int) -> Array:
+    return x.reshape(x.shape[0], -1, run, *x.shape[2:])
 
 
 def _pad(x: Array, axis: int, before: int, after: int) -> Array:

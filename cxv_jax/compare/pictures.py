@@ -1,11 +1,10 @@
 """The pictures of a comparison: top-1 against what it costs, and the gain of the handoff."""
 
-import io
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from cxv_jax import plots
 from cxv_jax.compare.results import Mean, Rows, by_system, gains, main_kind
 
 if TYPE_CHECKING:
@@ -58,9 +57,7 @@ def _colors(rows: Rows) -> dict[str, str]:
 
 def _against(points: list[Point], path: Path, label: str) -> None:
     """Top-1 over a cost, names in a column at the right."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(7, max(4, 1 + 0.25 * len(points))), layout="constrained")
+    figure = plots.new_figure(7, max(4, 1 + 0.25 * len(points)))
     ax = figure.subplots()
     for point in points:
         deviation = 100 * (point.top1.deviation or 0)
@@ -74,7 +71,7 @@ def _against(points: list[Point], path: Path, label: str) -> None:
         ax.xaxis.set_major_formatter("{x:,.6g}")
     _name_column(ax, points)
     _finish(ax)
-    _save(figure, path)
+    plots.save(figure, path)
 
 
 def _logarithmic(ax: "Axes") -> None:
@@ -132,10 +129,8 @@ def _pushed_up(heights: Sequence[float], gap: float) -> list[float]:
 
 def _gains(gain: dict[str, Mean], colors: dict[str, str], path: Path) -> None:
     """A bar for every system, the largest gain on top."""
-    from matplotlib.figure import Figure
-
     names = sorted(gain, key=lambda name: gain[name].mean)
-    figure = Figure(figsize=(7, 1.2 + 0.3 * len(names)), layout="constrained")
+    figure = plots.new_figure(7, 1.2 + 0.3 * len(names))
     ax = figure.subplots()
     errors = [100 * (gain[name].deviation or 0) for name in names]
     means = [100 * gain[name].mean for name in names]
@@ -144,18 +139,10 @@ def _gains(gain: dict[str, Mean], colors: dict[str, str], path: Path) -> None:
     ax.axvline(0, color="black", linewidth=0.8)
     ax.set_xlabel("gain in test top-1 by the second optimizer (percentage points)")
     _finish(ax)
-    _save(figure, path)
+    plots.save(figure, path)
 
 
 def _finish(ax: "Axes") -> None:
     ax.grid(alpha=0.25)
     ax.set_axisbelow(True)
     ax.spines[["top", "right"]].set_visible(False)
-
-
-def _save(figure: Any, path: Path) -> None:
-    picture = io.BytesIO()
-    figure.savefig(picture, dpi=130, format="png")
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_bytes(picture.getvalue())
-    temporary.replace(path)

@@ -102,7 +102,8 @@ class Planner:
     def eval_batch_size(self, budget: float) -> int:
         """The largest divisor of ``config.eval_batch_size`` whose evaluation fits."""
         model, shape = self._model(self.config), self.dataset.image_shape
-        held = _bytes((self._template, self.loader.data)) + self._selection_bytes()
+        held = sharding.bytes_per_device((self._template, self.loader.data))
+        held += self._selection_bytes()
 
         def peak_of(size: int) -> float:
             program = forward_program(model, shape, size // self.mesh.size)
@@ -147,9 +148,3 @@ def override(config: ConfigDict, dtype: str, remat: str, micro_batch: int) -> Co
 
 def _can_remat(config: ConfigDict) -> bool:
     return "remat" in models.defaults(config.model.name)
-
-
-def _bytes(tree: Any) -> int:
-    """Of one device's shards of a tree of arrays or templates."""
-    shards = [(x.sharding.shard_shape(x.shape), x.dtype.itemsize) for x in jax.tree.leaves(tree)]
-    return sum(math.prod(shape) * itemsize for shape, itemsize in shards)
