@@ -173,8 +173,8 @@ def work() -> None:
     request = json.loads(sys.stdin.readline())
     kinds: dict[str, Any] = {"jax": sides.jax_side, "torch": sides.torch_side}
     side = kinds[request.pop("kind")](**request)
-    for what in ("train", "infer"):
-        sides.turn(side, what, 2)  # Compiles, and gets pages.
+    for what in 3 * ("train", "infer"):
+        sides.turn(side, what, 2)  # Compiles, and goes on until malloc has pages for both.
     print(json.dumps(side.facts), file=replies, flush=True)
     for line in sys.stdin:
         print(json.dumps(sides.turn(side, *json.loads(line))), file=replies, flush=True)

@@ -53,7 +53,9 @@ class Dense(nn.Module):
             self.features, self.use_bias, dtype=self.dtype, kernel_init=kernel, bias_init=bias
         )
         nn.share_scope(self, layer)
-        return layer(x)
+        # In two dimensions, or the gradient that JAX derives makes XLA's CPU backend transpose what
+        # flows back (computing it twice), for a product in a layout that it is slow in.
+        return layer(x.reshape(-1, x.shape[-1])).reshape(*x.shape[:-1], self.features)
 
 
 class Conv(nn.Module):
@@ -224,8 +226,10 @@ class MultiHeadAttention(nn.Module):
         inner, lead = self.num_heads * self.head_dim, x.shape[:-1]
         qkv = self._projection(3 * inner, self.qkv_bias, "qkv")(x)
         heads = (lead[0], -1, self.num_heads, self.head_dim)
-        # split, not indexing: its gradient is one concatenation, not three padded sums.
-        out = self.attend(*(part.reshape(heads) for part in jnp.split(qkv, 3, axis=-1)))
+        # split, not indexing: its gradient is one concatenation, not three padded sums; and of two
+        # dimensions, as Dense: the concatenation then needs no other layout.
+        parts = jnp.split(qkv.reshape(-1, 3 * inner), 3, axis=-1)
+        out = self.attend(*(part.reshape(heads) for part in parts))
         out = self._projection(x.shape[-1], True, "out")(out.reshape(*lead, inner))
         return Dropout(self.dropout)(out, train=train)
 

@@ -95,15 +95,15 @@ def _attend(
     )
     mean, seen = _landmark_mean(q.shape[-2], landmarks, key_mask)
     scores = _product("...nd,...md->...nm", q, mean(k))
-    a1 = _softmax(scores, seen)
-    a2 = _softmax(mean(scores), seen)  # The means of the scores are the scores of the means.
-    a3 = _softmax(_product("...md,...nd->...mn", mean(q), k), key_mask)
+    a1, rows1 = _softmax(scores, seen)
+    a2, rows2 = _softmax(mean(scores), seen)  # The means of the scores: the scores of the means.
+    a3, rows3 = _softmax(_product("...md,...nd->...mn", mean(q), k), key_mask)
+    a2 = a2 / rows2  # The others are divided after their products, which are smaller.
     if seen is not None:  # A landmark without tokens stands apart: identity in its row and column.
         a2 = jnp.where(seen[..., None] & seen[..., None, :], a2, _eye_like(a2))
-        a1 = a1 * seen[..., None, :]
-    context = _product("...mn,...ne->...me", a3.astype(v.dtype), v)
+    context = _product("...mn,...ne->...me", a3.astype(v.dtype), v) / rows3
     context = iterative_pinv(a2, pinv_iterations, stabilizer) @ context
-    out = _product("...nm,...me->...ne", a1.astype(v.dtype), context.astype(v.dtype))
+    out = _product("...nm,...me->...ne", a1.astype(v.dtype), context.astype(v.dtype)) / rows1
     return heads_first(out)[..., -length:, :, :].astype(value.dtype)
 
 
@@ -239,11 +239,16 @@ def _landmark_mean(
     return lambda x: groups(x * kept).sum(-2) / divisor.astype(x.dtype), (count > 0)[..., 0]
 
 
-def _softmax(scores: Array, key_mask: Array | None) -> Array:
-    if key_mask is None:
-        return jax.nn.softmax(scores, axis=-1)
-    kept = key_mask[..., None, :]
-    return jax.nn.softmax(jnp.where(kept, scores, MASKED), axis=-1) * kept
+def _softmax(scores: Array, key_mask: Array | None) -> tuple[Array, Array]:
+    """Softmax before its division: exponentials, 0 where masked, and their row sums, not 0."""
+    if key_mask is not None:
+        scores = jnp.where(key_mask[..., None, :], scores, MASKED)
+    # The maximum cancels, so its gradient is 0.
+    powers = jnp.exp(scores - jax.lax.stop_gradient(scores.max(-1, keepdims=True)))
+    if key_mask is not None:
+        powers = powers * key_mask[..., None, :]
+    sums = powers.sum(-1, keepdims=True)
+    return powers, sums if key_mask is None else jnp.where(sums > 0, sums, 1)
 
 
 def _eye_like(matrix: Array) -> Array:

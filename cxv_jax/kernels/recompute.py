@@ -17,7 +17,9 @@ def recomputed(saved: Any, gradient: Array) -> Any:
     """
     if jax.default_backend() != "cpu":
         return jax.lax.optimization_barrier(saved)
-    zero = 0 * gradient[(0,) * gradient.ndim]
+    # A sum ends a fused loop. One element would be computed again in every turn of the loop, from
+    # whatever leads to the gradient, and XLA then leaves the loop unvectorised.
+    zero = 0 * gradient[(0,) * (gradient.ndim - 1)].sum()
 
     def mark(x: Array) -> Array:
         return x + zero.astype(x.dtype) if _is_float(x) else x
