@@ -1,5 +1,7 @@
 """Recomputed blocks: the same bits with less memory."""
 
+from functools import reduce
+from operator import getitem
 from typing import Any
 
 import flax.linen as nn
@@ -13,7 +15,23 @@ from jax import Array
 from cxv_jax import models
 from cxv_jax.errors import InputError
 
-TINY = {"embed_dim": 16, "depth": 2, "num_heads": 2, "head_dim": 8}
+TINY = {"embed_dim": 16, "depth": 2}
+HEADS = {**TINY, "num_heads": 2, "head_dim": 8}
+SIZED = {**TINY, "image_size": 8}
+# Fields of a small model, a parameter of its last block, the share of memory that blocks need.
+MODELS: dict[str, tuple[dict[str, Any], list[str], float]] = {
+    "cpv": (HEADS, ["attention_1", "out"], 0.7),
+    "cnv": (HEADS | {"num_landmarks": 4}, ["attention_1", "out"], 0.85),
+    "cltv": (HEADS, ["attention_1", "out"], 0.75),
+    "vit": (SIZED | HEADS, ["block_1", "mlp", "fc1"], 0.8),
+    "fnet": (SIZED, ["block_1", "mlp", "fc1"], 0.8),
+    "mlp_mixer": (SIZED | {"tokens_dim": 64}, ["block_1", "mlp", "fc1"], 0.8),
+    "cct_128_4": (
+        SIZED | {"num_heads": 2, "conv_dim": 4, "depth": 3},
+        ["block_1", "mlp", "fc1"],
+        0.8,
+    ),
+}
 IMAGES = jnp.asarray(np.random.default_rng(0).normal(size=(4, 8, 8, 3)), jnp.float32)
 
 
@@ -30,14 +48,14 @@ def train_gradient(model: nn.Module, variables: Any) -> tuple[tuple[Array, Any],
     return compiled(variables["params"], rng), compiled.memory_analysis().temp_size_in_bytes
 
 
-@pytest.mark.parametrize(("name", "share"), [("cpv", 0.7), ("cnv", 0.85), ("cltv", 0.75)])
-def test_recomputing_changes_no_bit_and_blocks_save_memory(name: str, share: float) -> None:
-    fields = {**TINY, "num_landmarks": 4} if name == "cnv" else TINY
+@pytest.mark.parametrize("name", MODELS)
+def test_recomputing_changes_no_bit_and_blocks_save_memory(name: str) -> None:
+    fields, path, share = MODELS[name]
     plain = models.create(name, **fields)
     variables = jax.jit(plain.init)(jax.random.key(0), IMAGES)
     (loss, kept), whole = train_gradient(plain, variables)
-    assert kept["attention_1"]["out"]["kernel"].any()
-    for remat in ("attention", "block"):
+    assert reduce(getitem, path, kept)["kernel"].any()
+    for remat in models.choices(name, "remat")[1:]:
         model = models.create(name, remat=remat, **fields)
         (again, gradients), temporary = train_gradient(model, variables)
         assert again == loss

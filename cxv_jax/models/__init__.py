@@ -138,13 +138,16 @@ def defaults(name: str) -> dict[str, Any]:
     return {**overridable, "dtype": jnp.dtype(overridable["dtype"]).name}
 
 
-def _check_choice(name: str, field: str, value: Any) -> None:
-    """A field whose type is a ``Literal`` takes one of its values."""
+def choices(name: str, field: str) -> tuple[str, ...]:
+    """What a field of model ``name`` may be where its type is a ``Literal``, else nothing."""
     model: Any = MODELS[name].func
-    kind = {each.name: each.type for each in dataclasses.fields(model)}[field]
-    if get_origin(kind) is Literal and value not in get_args(kind):
-        choices = ", ".join(get_args(kind))
-        raise InputError(f"model field {field}={value!r} must be one of {choices}")
+    kind = {each.name: each.type for each in dataclasses.fields(model)}.get(field)
+    return get_args(kind) if get_origin(kind) is Literal else ()
+
+
+def _check_choice(name: str, field: str, value: Any) -> None:
+    if (allowed := choices(name, field)) and value not in allowed:
+        raise InputError(f"model field {field}={value!r} must be one of {', '.join(allowed)}")
 
 
 def _check_range(field: str, value: Any, default: Any) -> None:

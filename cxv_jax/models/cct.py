@@ -1,6 +1,7 @@
 """Compact convolutional transformer: a convolutional tokenizer and sequence pooling."""
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, Literal
 
 import flax.linen as nn
@@ -12,6 +13,7 @@ from jaxtyping import Float
 
 from cxv_jax.errors import InputError
 from cxv_jax.layers import Dense, Dropout, LayerNorm, MultiHeadAttention
+from cxv_jax.models.remat import run_layers
 from cxv_jax.models.trunk import Block, ConvEmbed, Softmax, check_images
 
 INIT_STD = 0.02  # Of every dense product.
@@ -49,6 +51,8 @@ class CCT(nn.Module):
       attention_dropout: rate on the attention weights.
       drop_path: rate of the last block, growing from 0 in the first.
       dtype: type of products and convolutions; statistics, softmax and logits stay float32.
+      remat: ``"block"``: the backward pass computes each block again instead of keeping it. Less
+        memory and more time, the same results.
     """
 
     num_classes: int = 10
@@ -70,6 +74,7 @@ class CCT(nn.Module):
     attention_dropout: float = 0.1
     drop_path: float = 0.1
     dtype: Any = jnp.float32
+    remat: Literal["none", "block"] = "none"
 
     @nn.compact
     def __call__(
@@ -85,7 +90,9 @@ class CCT(nn.Module):
         x = self._tokenizer()(images.astype(self.dtype))  # [batch, tokens, embed_dim]
         x = Dropout(self.dropout)(x + self._positions(x).astype(x.dtype), train=train)
         for i, rate in enumerate(np.linspace(0, self.drop_path, self.depth)):
-            x = self._block(i, float(rate), train)(x, train=train)
+            name = f"block_{i}"
+            block = partial(self._block, name, float(rate), train)
+            x = run_layers(self, [name], block, x, again=self.remat == "block")
         x = LayerNorm(name="head_norm")(x.astype(jnp.float32))
         weights = jax.nn.softmax(Dense(1, init_std=INIT_STD, name="pool")(x), axis=1)
         return Dense(self.num_classes, init_std=INIT_STD, name="head")((weights * x).sum(1))
@@ -119,7 +126,8 @@ class CCT(nn.Module):
             return jnp.asarray(_sine_table(*x.shape[1:]))
         return self.param("pos_embedding", nn.initializers.normal(0.2), (1, *x.shape[1:]))
 
-    def _block(self, index: int, drop_path: float, train: bool) -> nn.Module:
+    @nn.nowrap
+    def _block(self, name: str, drop_path: float, train: bool, x: Array) -> Array:
         if self.embed_dim % self.num_heads:
             raise InputError(
                 f"num_heads must divide embed_dim {self.embed_dim}, got {self.num_heads}"
@@ -134,7 +142,7 @@ class CCT(nn.Module):
             dtype=self.dtype,
             parent=None,
         )
-        return Block(
+        block = Block(
             attention,
             int(self.mlp_ratio * self.embed_dim),
             self.dropout,
@@ -142,8 +150,9 @@ class CCT(nn.Module):
             keep_normed=True,
             init_std=INIT_STD,
             dtype=self.dtype,
-            name=f"block_{index}",
+            name=name,
         )
+        return block(x, train=train)
 
 
 def _sine_table(length: int, channels: int) -> np.ndarray:

@@ -11,7 +11,7 @@ from jaxtyping import Float
 from cxv_jax.attention import linear_attention
 from cxv_jax.errors import InputError
 from cxv_jax.layers import ChannelNorm, Conv, Dense, Mlp, MultiHeadAttention, Nystrom, Performer
-from cxv_jax.models.remat import Layers, recomputed_layers
+from cxv_jax.models.remat import run_layers
 
 
 class CXV(nn.Module):
@@ -79,7 +79,8 @@ class CXV(nn.Module):
         x = Conv(self.embed_dim // 2, dtype=self.dtype, name="stem_1")(x)
         for i in range(self.depth):
             names = [f"{layer}_{i}" for layer in ("embed", "norm", "attention", "mlp")]
-            x = self._maybe_again("block", names, partial(self._block, i, train))(x)
+            block = partial(self._block, i, train)
+            x = run_layers(self, names, block, x, again=self.remat == "block")
         pooled = x.astype(jnp.float32).mean((1, 2))
         return Dense(self.num_classes, name="head")(pooled)
 
@@ -96,18 +97,13 @@ class CXV(nn.Module):
         x = ChannelNorm(name=f"norm_{i}")(conv(x))
         name = f"attention_{i}"
         attend = partial(self._attend, name, train)
-        x = self._maybe_again("attention", [name], attend)(x) + x
+        x = run_layers(self, [name], attend, x, again=self.remat == "attention") + x
         hidden = int(self.mlp_ratio * self.embed_dim)
         return Mlp(hidden, self.dropout, self.dtype, name=f"mlp_{i}")(x, train=train) + x
 
     @nn.nowrap
     def _attend(self, name: str, train: bool, x: Array) -> Array:
         return self._mixer(name)(x, train=train)
-
-    @nn.nowrap
-    def _maybe_again(self, part: str, names: list[str], layers: Layers) -> Layers:
-        """``layers`` of these names, computed twice if ``remat`` asks it of such a part."""
-        return partial(recomputed_layers, self, names, layers) if part == self.remat else layers
 
     @nn.nowrap
     def _mixer(self, name: str) -> MultiHeadAttention:

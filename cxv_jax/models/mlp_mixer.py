@@ -1,7 +1,8 @@
 """MLP-Mixer: one MLP over the tokens, one over the channels."""
 
 from collections.abc import Sequence
-from typing import Any
+from functools import partial
+from typing import Any, Literal
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -9,6 +10,7 @@ from jax import Array
 from jaxtyping import Float
 
 from cxv_jax.layers import Dense, LayerNorm, Mlp
+from cxv_jax.models.remat import run_layers
 from cxv_jax.models.trunk import Block, check_images, vix_embed
 
 
@@ -48,6 +50,8 @@ class MlpMixer(nn.Module):
       tokens_dim: hidden width of the MLP over the tokens.
       channels_dim: hidden width of the MLP over the channels.
       dtype: type of products and convolutions; statistics and logits stay float32.
+      remat: ``"block"``: the backward pass computes each block again instead of keeping it. Less
+        memory and more time, the same results.
     """
 
     num_classes: int = 10
@@ -61,6 +65,7 @@ class MlpMixer(nn.Module):
     tokens_dim: int = 1024
     channels_dim: int = 128
     dtype: Any = jnp.float32
+    remat: Literal["none", "block"] = "none"
 
     @nn.compact
     def __call__(
@@ -81,7 +86,14 @@ class MlpMixer(nn.Module):
             self.dtype,
         )(images.astype(self.dtype))
         for i in range(self.depth):
-            mix = TokenMlp(self.tokens_dim, self.dtype, parent=None)
-            x = Block(mix, self.channels_dim, dtype=self.dtype, name=f"block_{i}")(x, train=train)
+            name = f"block_{i}"
+            x = run_layers(
+                self, [name], partial(self._block, name, train), x, again=self.remat == "block"
+            )
         x = LayerNorm(name="head_norm")(x.astype(jnp.float32))
         return Dense(self.num_classes, name="head")(x.mean(1))
+
+    @nn.nowrap
+    def _block(self, name: str, train: bool, x: Array) -> Array:
+        mix = TokenMlp(self.tokens_dim, self.dtype, parent=None)
+        return Block(mix, self.channels_dim, dtype=self.dtype, name=name)(x, train=train)

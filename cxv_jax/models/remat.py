@@ -11,8 +11,10 @@ from cxv_jax.kernels import checkpoint
 Layers = Callable[[Array], Array]
 
 
-def recomputed_layers(module: nn.Module, names: Sequence[str], layers: Layers, x: Array) -> Array:
-    """``layers(x)`` with less memory: the same values, gradients and dropout masks.
+def run_layers(
+    module: nn.Module, names: Sequence[str], layers: Layers, x: Array, *, again: bool
+) -> Array:
+    """``layers(x)``; ``again`` with less memory: the same values, gradients and dropout masks.
 
     ``nn.remat`` saves nothing on a CPU (see ``kernels.recompute``), and needs its layers in a
     module of their own, which would change the names of the parameters.
@@ -22,8 +24,9 @@ def recomputed_layers(module: nn.Module, names: Sequence[str], layers: Layers, x
       names: of the submodules that ``layers`` makes when it is called.
       layers: changes no variable.
       x: floating-point.
+      again: keep nothing that ``layers`` computes for the backward pass.
     """
-    if module.is_initializing():
+    if not again or module.is_initializing():
         return layers(x)
     variables = {
         collection: {name: tree[name] for name in names if name in tree}

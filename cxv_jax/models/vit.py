@@ -6,6 +6,7 @@ positions by rotary ones. Everything else is :class:`TokenTrunk`.
 """
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, Literal
 
 import flax.linen as nn
@@ -25,6 +26,7 @@ from cxv_jax.layers import (
     Performer,
     bias_init,
 )
+from cxv_jax.models.remat import run_layers
 from cxv_jax.models.trunk import Block, Softmax, check_images, vix_embed
 
 
@@ -51,6 +53,8 @@ class TokenTrunk(nn.Module):
       dropout: rate in the MLP and (softmax attention) after attention.
       embed_dropout: rate after the positions.
       dtype: type of products and convolutions; statistics, softmax and logits stay float32.
+      remat: ``"block"``: the backward pass computes each block again instead of keeping it. Less
+        memory and more time, the same results.
     """
 
     num_classes: int = 10
@@ -66,6 +70,7 @@ class TokenTrunk(nn.Module):
     dropout: float = 0.0
     embed_dropout: float = 0.0
     dtype: Any = jnp.float32
+    remat: Literal["none", "block"] = "none"
 
     @nn.compact
     def __call__(
@@ -89,13 +94,18 @@ class TokenTrunk(nn.Module):
         x = self._with_class_token_and_positions(x)
         x = Dropout(self.embed_dropout)(x, train=train)
         for i in range(self.depth):
-            block = Block(
-                self._mixer(), self.mlp_dim, self.dropout, dtype=self.dtype, name=f"block_{i}"
+            name = f"block_{i}"
+            x = run_layers(
+                self, [name], partial(self._block, name, train), x, again=self.remat == "block"
             )
-            x = block(x, train=train)
         x = x.astype(jnp.float32)
         pooled = x[:, 0] if self.pool == "cls" else x.mean(1)
         return Dense(self.num_classes, name="head")(LayerNorm(name="head_norm")(pooled))
+
+    @nn.nowrap
+    def _block(self, name: str, train: bool, x: Array) -> Array:
+        block = Block(self._mixer(), self.mlp_dim, self.dropout, dtype=self.dtype, name=name)
+        return block(x, train=train)
 
     def _with_class_token_and_positions(self, x: Array) -> Array:
         normal = nn.initializers.normal(1.0)

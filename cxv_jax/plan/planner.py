@@ -19,8 +19,6 @@ from cxv_jax.plan.choose import Plan, fit
 from cxv_jax.profile.compiled import Program, forward_program, memory
 from cxv_jax.state import TrainState
 
-REMAT = ("none", "attention", "block")  # From the least recomputation to the most.
-
 
 class Planner:
     """What the train step of a config needs on the devices at hand, in all its ways to run.
@@ -50,7 +48,8 @@ class Planner:
     def choices(self) -> list[tuple[str, str]]:
         """Every ``(dtype, remat)`` that this model can have, the config's own dtype first."""
         dtypes = dict.fromkeys([self.config.model.dtype, "bfloat16"])
-        remats = REMAT if _can_remat(self.config) else REMAT[:1]
+        # From the least recomputation to the most.
+        remats = models.choices(self.config.model.name, "remat") or ("none",)
         return [(dtype, remat) for dtype in dtypes for remat in remats]
 
     def plan(self, dtype: str, remat: str, budget: float) -> Plan:
@@ -141,10 +140,6 @@ def override(config: ConfigDict, dtype: str, remat: str, micro_batch: int) -> Co
         # One pass over the whole batch needs no sum of gradients.
         planned.micro_batch = 0 if micro_batch == config.batch_size else micro_batch
         planned.model.dtype = dtype
-        if _can_remat(config):
+        if models.choices(config.model.name, "remat"):
             planned.model.remat = remat
     return planned
-
-
-def _can_remat(config: ConfigDict) -> bool:
-    return "remat" in models.defaults(config.model.name)
