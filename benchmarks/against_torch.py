@@ -126,7 +126,7 @@ def growth(model: str, names: list[str], sizes: list[int], **request: Any) -> li
     rows = [
         row
         for size in sizes
-        for row in compare(model, names, **rounds, **{**request, "size": size, "batch": 2})
+        for row in compare(model, names, **rounds, **{**request, "size": size, "batch": 1})
     ]
     for devices in (1, 2, 4, 8):
         worker = Worker(model=model, kind="jax", devices=devices, **{**request, "batch": 16})

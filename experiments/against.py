@@ -63,7 +63,7 @@ def _settings(batch_size: int) -> str:
 
     facts = runs.environment()
     return (
-        f"Training step with AdamW, and prediction; batch {batch_size} (growth: 2 for the sizes, "
+        f"Training step with AdamW, and prediction; batch {batch_size} (growth: 1 for the sizes, "
         f"16 for the devices); {facts['device']}, {facts['date']}; jax {facts['versions']['jax']}, "
         f"torch {torch.__version__}. GLIBC_TUNABLES of all sides: "
         f"{os.environ.get('GLIBC_TUNABLES', 'not set')}. "

@@ -12,6 +12,10 @@ TUNABLES = {
     "glibc.malloc.arena_max": "1",
     "glibc.malloc.mmap_max": "0",  # No mmap of its own for a large block: it would be unmapped.
     "glibc.malloc.trim_threshold": "100000000000",  # Never give the heap's top back.
+    # No lists of small free blocks: one beside a large block keeps it from joining its neighbours,
+    # and then the next large block, which is aligned and needs a little more, does not fit there.
+    "glibc.malloc.tcache_count": "0",
+    "glibc.malloc.mxfast": "0",
 }
 GUARD = "CXV_ALLOCATOR"  # "off" or "done": leave the process as it is.
 
