@@ -197,7 +197,7 @@ def test_the_command_prints_overrides_that_the_config_takes(
     )
     assert result.returncode == 0, result.stderr
     rows = [line for line in result.stdout.splitlines() if re.match(r"\| b?float", line)]
-    assert [row.split(" | ")[2] for row in rows] == ["6", "6"]  # float32 and bfloat16.
+    assert [row.split(" | ")[2] for row in rows] == 4 * ["6"]  # Two dtypes, blocks kept or not.
     pasted = re.findall(r"--config\.\S+", result.stdout.partition("Recommended:")[2])
 
     monkeypatch.setattr(sys, "argv", ["train", f"--config={ROOT / path}", *given, *pasted])
