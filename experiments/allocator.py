@@ -3,6 +3,11 @@
 XLA's CPU client takes its large temporaries from malloc and frees them each step. With glibc's
 defaults they go back to the kernel, which zeroes every page again on the next step. glibc reads
 these settings once, when a process starts, so a program that wants them has to start itself again.
+
+glibc 2.36 often does not find a freed large block again, because small free ones beside it stay
+in lists; a process then holds two or three copies of a step's temporaries. Where memory is scarcer
+than time, GLIBC_TUNABLES=glibc.malloc.tcache_count=0:glibc.malloc.mxfast=0 helps; small models
+train more slowly with it, so it is not set here.
 """
 
 import os
@@ -12,10 +17,6 @@ TUNABLES = {
     "glibc.malloc.arena_max": "1",
     "glibc.malloc.mmap_max": "0",  # No mmap of its own for a large block: it would be unmapped.
     "glibc.malloc.trim_threshold": "100000000000",  # Never give the heap's top back.
-    # No lists of small free blocks: one beside a large block keeps it from joining its neighbours,
-    # and then the next large block, which is aligned and needs a little more, does not fit there.
-    "glibc.malloc.tcache_count": "0",
-    "glibc.malloc.mxfast": "0",
 }
 GUARD = "CXV_ALLOCATOR"  # "off" or "done": leave the process as it is.
 
