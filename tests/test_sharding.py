@@ -57,7 +57,7 @@ class Run:
 
 @pytest.fixture(scope="module")
 def unsplit() -> list[float]:
-    return list(Run(sharding.create_mesh(1)).losses(0, STEPS))
+    return list(Run(sharding.create_mesh(1, 8)).losses(0, STEPS))
 
 
 def held_by(tree: Any, device: jax.Device) -> int:
@@ -76,7 +76,7 @@ def split_size(state: TrainState, fsdp: int) -> int:
 
 @pytest.mark.parametrize("fsdp", [4, 8])
 def test_state_is_split_and_losses_stay(fsdp: int, unsplit: list[float]) -> None:
-    run = Run(sharding.create_mesh(fsdp))
+    run = Run(sharding.create_mesh(fsdp, 8))
     split = list(run.losses(0, STEPS))
     np.testing.assert_allclose(split, unsplit, atol=1e-5)
     assert abs(split[-1] - split[0]) > 1e-3
@@ -91,7 +91,7 @@ def test_state_is_split_and_losses_stay(fsdp: int, unsplit: list[float]) -> None
 def test_a_split_checkpoint_goes_on_elsewhere(
     tmp_path: Path, devices: int, fsdp: int, unsplit: list[float]
 ) -> None:
-    first = Run(sharding.create_mesh(4))
+    first = Run(sharding.create_mesh(4, 8))
     begun = list(first.losses(0, 2))
     checkpointer = Checkpointer(tmp_path)
     checkpointer.save(2, first.state, {})
