@@ -237,7 +237,8 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    from experiments.allocator import ensure
+    from experiments import allocator
 
-    ensure()
+    allocator.ensure()
+    allocator.compute_inline()
     main()

@@ -4,10 +4,10 @@ XLA's CPU client takes its large temporaries from malloc and frees them each ste
 defaults they go back to the kernel, which zeroes every page again on the next step. glibc reads
 these settings once, when a process starts, so a program that wants them has to start itself again.
 
-glibc 2.36 often does not find a freed large block again, because small free ones beside it stay
-in lists; a process then holds two or three copies of a step's temporaries. Where memory is scarcer
-than time, GLIBC_TUNABLES=glibc.malloc.tcache_count=0:glibc.malloc.mxfast=0 helps; small models
-train more slowly with it, so it is not set here.
+JAX hands each step to a thread of its own, which says that the results are there before it frees
+the temporaries: the next step takes its own meanwhile, and as glibc 2.36 often does not find the
+freed block again, a process held two or three copies. A step in the caller's thread has freed them
+when it returns.
 """
 
 import os
@@ -37,6 +37,16 @@ def ensure() -> None:
     if sys.platform == "linux" and GUARD not in os.environ and not _other_allocator() and _on_cpu():
         sys.stdout.flush()
         os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], environment())
+
+
+def compute_inline() -> None:
+    """Run each step on a CPU in the thread that asks for it; call it before JAX finds its devices.
+
+    Without effect on other devices, and on programs for several.
+    """
+    import jax  # Late: --help must not wait for it.
+
+    jax.config.update("jax_cpu_enable_async_dispatch", False)
 
 
 def _other_allocator() -> bool:

@@ -32,6 +32,7 @@ def run(main: Callable[[list[str]], int | None]) -> None:
     arguments = parse(sys.argv)
     from cxv_jax.errors import InputError  # After the flags: --help must not wait for JAX.
 
+    allocator.compute_inline()
     try:
         code = main(arguments)
     except InputError as error:
