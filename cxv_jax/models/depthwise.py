@@ -73,16 +73,17 @@ def depthwise_convolution(
     return jax.lax.platform_dependent(x, kernel, cpu=shifted, default=grouped)
 
 
-def _windows(x: Array, k: int, pad: int) -> list[Array]:
-    """The padded image from each of the ``k * k`` offsets, in raster order."""
-    height, width = (n + 2 * pad - k + 1 for n in x.shape[1:3])
-    x = jnp.pad(x, ((0, 0), (pad, pad), (pad, pad), (0, 0)))
-    return [x[:, i : i + height, j : j + width] for i in range(k) for j in range(k)]
+def _pad(x: Array, pad: int) -> Array:
+    return jnp.pad(x, ((0, 0), (pad, pad), (pad, pad), (0, 0)))
 
 
 def _correlate(x: Array, kernel: Array, pad: int) -> Array:
-    weights = kernel.reshape(-1, 1, 1, 1, kernel.shape[-1]).astype(jnp.float32)
-    terms = [w * u for w, u in zip(weights, _windows(x, kernel.shape[0], pad), strict=True)]
+    k, x = kernel.shape[0], _pad(x, pad)
+    height, width = (n - k + 1 for n in x.shape[1:3])
+    weights = kernel[:, :, 0].astype(jnp.float32)[:, :, None, None, None]
+    terms = [
+        weights[i, j] * x[:, i : i + height, j : j + width] for i in range(k) for j in range(k)
+    ]
     return sum(terms[1:], start=terms[0]).astype(x.dtype)
 
 
@@ -99,9 +100,15 @@ def _backward(saved: tuple[Array, Array], gradient: Array) -> tuple[Array, Array
     x, kernel = saved
     k = kernel.shape[0]
     dx = _correlate(gradient, kernel[::-1, ::-1], k - 1 - k // 2)
-    wide = gradient.astype(jnp.float32)
-    sums = [jnp.sum(u * wide, (0, 1, 2)) for u in _windows(x, k, k // 2)]
-    return dx, jnp.stack(sums).reshape(kernel.shape).astype(kernel.dtype)
+    padded, wide = _pad(x, k // 2), gradient.astype(jnp.float32)
+
+    def of_tap(tap: Array) -> Array:
+        window = jax.lax.dynamic_slice(padded, (0, tap // k, tap % k, 0), wide.shape)
+        return jnp.sum(window * wide, (0, 1, 2))
+
+    # A loop: side by side, XLA keeps the products of all taps before it sums any.
+    sums = jax.lax.map(of_tap, jnp.arange(k * k))
+    return dx, sums.reshape(kernel.shape).astype(kernel.dtype)
 
 
 _shift_and_add.defvjp(_forward, _backward)
