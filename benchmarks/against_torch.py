@@ -98,7 +98,9 @@ def compare(
             print(f"{model}: {name} ended early, see above; left out", file=sys.stderr)
     names = list(workers)
     turns: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    gflops = 0.0  # The best of all rounds: a moment's rate can be half of it.
     for i in range(rounds):
+        gflops = max(gflops, sides.matmul_gflops())
         for what in ("train", "infer"):
             for name in names if i % 2 == 0 else reversed(names):
                 answer = workers[name].ask([what, steps])
@@ -115,7 +117,7 @@ def compare(
         row["memory_ratio"] = turns["train", names[0]][-1]["peak_gb"] / row["peak_gb"]
         rows.append(row)
         workers[name].close()
-    return _with_fractions(rows)
+    return _with_fractions(rows, gflops)
 
 
 def growth(model: str, names: list[str], sizes: list[int], **request: Any) -> list[dict[str, Any]]:
@@ -158,12 +160,11 @@ def _median(turns: list[dict[str, Any]], field: str) -> float:
     return statistics.median(turn[field] for turn in turns)
 
 
-def _with_fractions(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def _with_fractions(rows: list[dict[str, Any]], gflops: float) -> list[dict[str, Any]]:
     """Of this machine's matrix-product rate, by PyTorch's count of what a step has to do."""
-    gflop = next((row["gflop_per_image"] for row in rows if "gflop_per_image" in row), None)
-    rate = sides.matmul_gflops()
-    for row in rows if gflop else []:
-        row["fraction_of_matmul"] = gflop * row["train_images_per_s"] / rate
+    work = next((row["gflop_per_image"] for row in rows if "gflop_per_image" in row), None)
+    for row in rows if work else []:
+        row["fraction_of_matmul"] = work * row["train_images_per_s"] / gflops
     return rows
 
 

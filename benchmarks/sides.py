@@ -1,5 +1,6 @@
 """Training and prediction of each framework behind one call: ``step()`` runs to its end."""
 
+import itertools
 import os
 import resource
 import statistics
@@ -42,31 +43,35 @@ def jax_side(
     variables = jax.device_put(variables, sharding.replicated(mesh))
     tx = optax.adamw(1e-3, weight_decay=0.01)
 
-    def loss_fn(params: Any, rng: Any) -> Any:
+    def loss_fn(params: Any, rng: Any, images: Any, labels: Any) -> Any:
         rngs = {"dropout": rng}
         logits = module.apply({**variables, "params": params}, images, train=True, rngs=rngs)
         return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
 
-    def step(state: Any, rng: Any) -> Any:
+    # Arrays are arguments: closed over they would be constants, whole on every device.
+    def step(state: Any, rng: Any, images: Any, labels: Any) -> Any:
         params, opt_state = state
-        loss, grads = jax.value_and_grad(loss_fn)(params, rng)
+        loss, grads = jax.value_and_grad(loss_fn)(params, rng, images, labels)
         updates, opt_state = tx.update(grads, opt_state, params)
         return (optax.apply_updates(params, updates), opt_state), loss
 
-    predict = jax.jit(lambda x: module.apply(variables, x)).lower(images).compile()
+    predict = jax.jit(module.apply).lower(variables, images).compile()
     # Copies, which the step may take over; `variables` go on serving the prediction.
     params = jax.tree.map(lambda x: x.copy(), variables["params"])
     box = [(params, tx.init(params))]
-    compiled = jax.jit(step, donate_argnums=0).lower(box[0], jax.random.key(1)).compile()
+    rngs = jax.device_put(jax.random.split(jax.random.key(1), 64), sharding.replicated(mesh))
+    draw = itertools.cycle(list(rngs)).__next__
+    lowered = jax.jit(step, donate_argnums=0).lower(box[0], draw(), images, labels)
+    compiled = lowered.compile()
 
     def train() -> None:
-        box[0], loss = compiled(box[0], jax.random.key(time.perf_counter_ns() % 2**31))
+        box[0], loss = compiled(box[0], draw(), images, labels)
         loss.block_until_ready()
 
     memory: Any = compiled.memory_analysis()  # Of one device.
     megabytes = memory.temp_size_in_bytes / (batch / devices) / 1e6
     facts = {"temp_mb_per_image": megabytes, "on": jax.devices()[0].device_kind}
-    return Side(train, lambda: predict(images).block_until_ready(), _jax_peak, facts)
+    return Side(train, lambda: predict(variables, images).block_until_ready(), _jax_peak, facts)
 
 
 def torch_side(
