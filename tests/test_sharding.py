@@ -54,10 +54,21 @@ class Run:
             self.state, sums = self.update(self.state, self.rng, self.loader.data, feed)
             yield float(sums["loss"]) / 32
 
+    def temporaries(self) -> int:
+        """Bytes that a device needs in a step besides state and data."""
+        _, feed = next(iter(self.loader.epoch(0, 0)))
+        step = self.update.lower(self.state, self.rng, self.loader.data, feed).compile()
+        return step.memory_analysis().temp_size_in_bytes
+
 
 @pytest.fixture(scope="module")
 def unsplit() -> list[float]:
     return list(Run(sharding.create_mesh(1, 8)).losses(0, STEPS))
+
+
+def test_a_device_computes_its_share_of_the_batch_only() -> None:
+    one, eight = (Run(sharding.create_mesh(1, n)).temporaries() for n in (1, 8))
+    assert eight < one / 5
 
 
 def held_by(tree: Any, device: jax.Device) -> int:
