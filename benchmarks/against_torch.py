@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import sides
-from experiments import allocator
 
 ROOT = Path(__file__).parents[1]
 SIDES: dict[str, dict[str, Any]] = {
@@ -173,7 +172,6 @@ def work() -> None:
     replies = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # Whatever a library prints goes to standard error.
     request = json.loads(sys.stdin.readline())
-    allocator.compute_inline()
     kinds: dict[str, Any] = {"jax": sides.jax_side, "torch": sides.torch_side}
     side = kinds[request.pop("kind")](**request)
     for what in 3 * ("train", "infer"):

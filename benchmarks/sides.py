@@ -1,6 +1,5 @@
 """Training and prediction of each framework behind one call: ``step()`` runs to its end."""
 
-import itertools
 import os
 import resource
 import statistics
@@ -35,7 +34,9 @@ def jax_side(
     import optax
 
     from cxv_jax import models, sharding
+    from experiments import allocator
 
+    allocator.compute_inline()  # Here: PyTorch's process must not import JAX.
     mesh = sharding.create_mesh(devices=devices)
     module = models.create(model, dtype=dtype, **overrides)
     images, labels = jax.device_put(data(batch, size), sharding.batch_sharding(mesh))
@@ -59,13 +60,11 @@ def jax_side(
     # Copies, which the step may take over; `variables` go on serving the prediction.
     params = jax.tree.map(lambda x: x.copy(), variables["params"])
     box = [(params, tx.init(params))]
-    rngs = jax.device_put(jax.random.split(jax.random.key(1), 64), sharding.replicated(mesh))
-    draw = itertools.cycle(list(rngs)).__next__
-    lowered = jax.jit(step, donate_argnums=0).lower(box[0], draw(), images, labels)
-    compiled = lowered.compile()
+    rest = (jax.device_put(jax.random.key(1), sharding.replicated(mesh)), images, labels)
+    compiled = jax.jit(step, donate_argnums=0).lower(box[0], *rest).compile()
 
     def train() -> None:
-        box[0], loss = compiled(box[0], draw(), images, labels)
+        box[0], loss = compiled(box[0], *rest)
         loss.block_until_ready()
 
     memory: Any = compiled.memory_analysis()  # Of one device.

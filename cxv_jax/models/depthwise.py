@@ -44,7 +44,7 @@ def depthwise_convolution(
     """``out_{h,w,c} = sum_{i,j} kernel_{i,j,c} x_{s h + i - p, s w + j - p, c}``, ``p = k // 2``.
 
     XLA's grouped convolution, except on a CPU, where that is slow: there a sum of shifted copies
-    with a written-out backward pass takes a quarter (3x3) to half (9x9) of its time.
+    with a written-out backward pass.
     Sums are float32. Cost: ``O(kernel^2)`` a pixel and channel; on a CPU, strides save nothing.
 
     Args:
