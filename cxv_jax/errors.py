@@ -1,9 +1,25 @@
-"""The one exception that means "the input is at fault, not the program"."""
+"""The one exception that means "the input is at fault, not the program", and what it may say."""
+
+import difflib
+from collections.abc import Iterable
 
 
 class InputError(ValueError):
     """Bad input from a person: a field, a file, a size.
 
-    The message is one line that says what is wrong, what was expected and what to do.
-    Commands print it and exit with code 2; libraries may catch it as a ``ValueError``.
+    The message is one line that says what is wrong, what was expected and what to do. It names
+    arguments as Python has them (``fork=True``); commands translate them to flags, print the line
+    and exit with code 2; libraries may catch it as a ``ValueError``.
     """
+
+
+def nearest(word: str, choices: Iterable[str]) -> str:
+    """The end of a message about an unknown ``word``: the nearest choice, or all of them.
+
+    Example:
+      >>> nearest("adam", ["adamw", "sgd"]), nearest("x", ["adamw", "sgd"])
+      ("; did you mean 'adamw'?", '; choose from adamw, sgd')
+    """
+    choices = list(choices)
+    close = difflib.get_close_matches(word, choices, 1)
+    return f"; did you mean {close[0]!r}?" if close else f"; choose from {', '.join(choices)}"

@@ -1,0 +1,68 @@
+"""The machine a program runs on: memory, devices, versions, time; the only place that asks it."""
+
+import os
+import sys
+import time
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import jax
+import psutil
+
+PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
+
+
+def available_memory() -> int:
+    """Bytes that the process could still take without swapping."""
+    return psutil.virtual_memory().available
+
+
+def device_memory() -> int:
+    """Bytes of one accelerator; on a CPU each device's share of the machine's free memory."""
+    stats = jax.local_devices()[0].memory_stats() or {}
+    return stats.get("bytes_limit") or available_memory() // jax.local_device_count()
+
+
+def peak_memory() -> dict[str, Any]:
+    """Most memory held so far, in bytes: of the accelerator if it tells, else of the process."""
+    stats = jax.local_devices()[0].memory_stats() or {}
+    if "peak_bytes_in_use" in stats:
+        return {"peak_memory_bytes": stats["peak_bytes_in_use"], "peak_memory_of": "device"}
+    return {"peak_memory_bytes": process_peak(), "peak_memory_of": "process"}
+
+
+def process_peak() -> int:
+    """Most bytes of memory that this process has held; Windows tells its own figure for it."""
+    info = psutil.Process().memory_info()
+    if hasattr(info, "peak_wset"):
+        return info.peak_wset
+    import resource  # Not on Windows.
+
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def environment() -> dict[str, Any]:
+    """What a figure depends on besides the config: versions, device, memory, command, date."""
+    devices = jax.devices()
+    return {
+        "command": " ".join(["python", "-m", *_command()]),
+        "date": time.strftime("%Y-%m-%d"),
+        "device": f"{len(devices)} x {devices[0].device_kind} ({devices[0].platform})",
+        "python": sys.version.split()[0],
+        "versions": {name: version(name) for name in PACKAGES},
+        **peak_memory(),
+    }
+
+
+def launched() -> float:
+    """When this process began (``time.time()``), before Python started."""
+    return psutil.Process(os.getpid()).create_time()
+
+
+def _command() -> list[str]:
+    """``experiments.train --flag``, as the user typed it."""
+    program = Path(sys.argv[0])
+    name = f"{program.parent.name}.{program.stem}" if program.suffix == ".py" else program.name
+    return [name, *sys.argv[1:]]
