@@ -13,7 +13,6 @@ Orbax's ``CheckpointManager`` is not used: it counts half-written folders as ste
 of each phase, and does not replace an existing step.
 """
 
-import hashlib
 import json
 import logging
 import os
@@ -31,6 +30,7 @@ from jax.experimental import multihost_utils
 from jaxtyping import PyTree
 
 from cxv_jax.errors import InputError
+from cxv_jax.files import sha256
 
 CHECKSUMS = "checksums.sha256"
 META = "meta.json"
@@ -185,8 +185,14 @@ class Checkpointer:
                 multihost_utils.sync_global_devices("checkpoint complete")
             self._pending = None
 
+    def __enter__(self) -> "Checkpointer":
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self.close()
+
     def close(self) -> None:
-        """Waits for the last save and ends the threads; call it before the program exits."""
+        """Waits for the last save and ends the threads; safe to call twice."""
         self.wait()
         self._thread.shutdown()
         self._orbax.close()
@@ -250,7 +256,7 @@ class Checkpointer:
                 self._refuse(step, name, "is missing")
             if name not in listed:
                 self._refuse(step, name, f"is not listed in {CHECKSUMS}")
-            if _sha256(folder / name) != listed[name]:
+            if sha256(folder / name) != listed[name]:
                 self._refuse(step, name, "is not as it was written (its checksum differs)")
 
     def _refuse(self, step: int, name: str, fault: str) -> None:
@@ -317,11 +323,6 @@ def _files(folder: Path) -> list[Path]:
     return [path for path in files if path != folder / CHECKSUMS]
 
 
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def _read_checksums(folder: Path) -> dict[str, str]:
     """Checksums by file name; a spoilt line lists nothing, so its file is refused as unlisted."""
     text = (folder / CHECKSUMS).read_bytes().decode(errors="replace")
@@ -335,7 +336,7 @@ def _write_checksums(folder: Path) -> None:
     for path in _files(folder):
         with path.open("rb") as file:
             os.fsync(file.fileno())
-        lines.append(f"{_sha256(path)}  {path.relative_to(folder)}\n")
+        lines.append(f"{sha256(path)}  {path.relative_to(folder)}\n")
     with (folder / CHECKSUMS).open("w") as file:
         file.writelines(lines)
         file.flush()

@@ -8,7 +8,7 @@ from pathlib import Path
 
 
 def replace(path: Path, write: Callable[[Path], object]) -> None:
-    """Let ``write`` make a file beside ``path``, then rename it: a reader sees old or new, never half.
+    """Let ``write`` make a file beside ``path``, then rename it: a reader sees old or new.
 
     The temporary file (``.NAME.*.part`` with the ending of ``path``) is removed if ``write`` fails.
     """
@@ -36,7 +36,7 @@ def sha256(path: Path) -> str:
 
 
 def _umask() -> int:
-    """What the process takes away from the rights of new files; it can only be read by setting it."""
+    """What the process takes away from the rights of new files; reading it means setting it."""
     mask = os.umask(0)
     os.umask(mask)
     return mask

@@ -10,16 +10,19 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, UInt8
+from jaxtyping import Array, Float, UInt8
 from ml_collections import ConfigDict
 
-from cxv_jax import losses, metrics, models, sharding, step
+from cxv_jax import models, sharding
 from cxv_jax.augment import normalise
 from cxv_jax.checkpoint import Checkpointer
 from cxv_jax.data.images import decode
 from cxv_jax.data.loader import make_loader
 from cxv_jax.data.splits import Split
 from cxv_jax.errors import InputError
+from cxv_jax.evaluation import Evaluation, evaluator
+from cxv_jax.phase import Phase
+from cxv_jax.records import Meta
 from cxv_jax.state import TrainState
 
 
@@ -38,49 +41,23 @@ class Run:
     model: nn.Module
     variables: dict[str, Any]
     config: ConfigDict
-    meta: dict[str, Any]
+    meta: Meta
     step: int
 
     @property
     def class_names(self) -> tuple[str, ...]:
         """Names of the classes, in the order of the logits."""
-        return tuple(self.meta["dataset"]["class_names"])
+        return self.meta.dataset.class_names
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
         """Height, width, 3 of the images it was trained on."""
-        height, width, channels = self.meta["dataset"]["image_shape"]
-        return height, width, channels
+        return self.meta.dataset.image_shape
 
     @property
     def scaling(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
         """Mean and deviation of the pixels, per channel, in 0..1."""
         return tuple(self.config.data.mean), tuple(self.config.data.std)
-
-
-@dataclasses.dataclass(frozen=True)
-class Evaluation:
-    """Exact results over the ``count`` images of a split.
-
-    ``top1``, ``top5`` are fractions, ``loss`` is in nats; ``confusion[i, j]`` counts the images of
-    class ``i`` that were taken for class ``j``.
-    """
-
-    count: int
-    top1: float
-    top5: float
-    loss: float
-    confusion: Int[np.ndarray, "classes classes"]
-
-    @property
-    def class_counts(self) -> Int[np.ndarray, " classes"]:
-        """Images of each class."""
-        return self.confusion.sum(1)
-
-    @property
-    def class_hits(self) -> Int[np.ndarray, " classes"]:
-        """Images of each class that were recognised."""
-        return self.confusion.diagonal()
 
 
 def load_run(workdir: Path | str) -> Run:
@@ -92,18 +69,15 @@ def load_run(workdir: Path | str) -> Run:
     folder = Path(workdir) / "checkpoints"
     if not Path(workdir).is_dir():
         raise InputError(f"workdir {workdir}: no such folder; name the folder of a run")
-    checkpointer = Checkpointer(folder)
-    try:
+    with Checkpointer(folder) as checkpointer:
         number = _choose_step(checkpointer)
         if number is None:
             raise InputError(f"{folder} holds no complete checkpoint: train the run first")
-        meta = checkpointer.meta(number)
-        config, dataset = ConfigDict(meta["config"]), meta["dataset"]
-        model = models.create(num_classes=len(dataset["class_names"]), **config.model)
-        template = _weights(model, dataset["image_shape"], ema=config.ema_decay > 0)
+        meta = Meta.from_json(checkpointer.meta(number))
+        config, dataset = ConfigDict(meta.config), meta.dataset
+        model = models.create(num_classes=len(dataset.class_names), **config.model)
+        template = _weights(model, dataset.image_shape, ema=config.ema_decay > 0)
         variables = checkpointer.restore(number, template, whole=False).variables()
-    finally:
-        checkpointer.close()
     variables = jax.device_put(variables, sharding.replicated(sharding.create_mesh()))
     return Run(model, variables, config, meta, number)
 
@@ -118,22 +92,15 @@ def evaluate(run: Run, split: Split) -> Evaluation:
     Raises:
       InputError: an empty split.
     """
+    mesh = sharding.create_mesh()
     loader = make_loader(
         split,
         batch_size=_round_up(run.config.eval_batch_size),
         seed=0,
-        batch_sharding=sharding.batch_sharding(sharding.create_mesh()),
+        batch_sharding=sharding.batch_sharding(mesh),
         train=False,
     )
-    sums_of = jax.jit(step.many(partial(_eval_step, run.model, *run.scaling), loader.fetch))
-    calls = (sums_of(None, run.variables, loader.data, feed)[1] for _, feed in loader.epoch(0))
-    classes = len(run.class_names)
-    confusion, sums = np.zeros((classes, classes), np.int64), []
-    for batch in map(jax.device_get, calls):
-        confusion += batch.pop("confusion")
-        sums.append(batch)
-    total = metrics.total(sums)
-    return Evaluation(total["count"], **metrics.means(total), confusion=confusion)
+    return evaluator(run.model, run.scaling, mesh)(run.variables, loader)
 
 
 def predict(
@@ -178,11 +145,12 @@ def load_image(path: Path | str, image_size: int) -> UInt8[np.ndarray, "size siz
 
 
 def _choose_step(checkpointer: Checkpointer) -> int | None:
-    choices = (*map(checkpointer.best_step, ("phase2", "phase1")), checkpointer.latest_step())
+    best = (checkpointer.best_step(phase.key) for phase in (Phase.TWO, Phase.ONE))
+    choices = (*best, checkpointer.latest_step())
     return next((number for number in choices if number is not None), None)
 
 
-def _weights(model: nn.Module, image_shape: list[int], *, ema: bool) -> TrainState:
+def _weights(model: nn.Module, image_shape: tuple[int, int, int], *, ema: bool) -> TrainState:
     """Shapes of the part of a training state that evaluation applies."""
     images = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
     shapes = jax.eval_shape(partial(model.init, train=False), jax.random.key(0), images)
@@ -190,23 +158,6 @@ def _weights(model: nn.Module, image_shape: list[int], *, ema: bool) -> TrainSta
     here, average = ({"params": None, "batch_stats": None}, weights) if ema else (weights, None)
     constants = shapes.get("constants", {})
     return TrainState(step=None, **here, constants=constants, opt_state=(), ema=average)
-
-
-def _eval_step(
-    model: nn.Module,
-    mean: tuple[float, ...],
-    std: tuple[float, ...],
-    carry: None,
-    variables: Any,
-    batch: step.Batch,
-) -> tuple[None, metrics.Sums]:
-    """The training loop's evaluation step, with a confusion matrix."""
-    logits: Any = model.apply(variables, normalise(batch["image"], mean, std), train=False)
-    labels, classes = batch["label"], logits.shape[-1]
-    example_losses = losses.cross_entropy(logits, jax.nn.one_hot(labels, classes))
-    sums = metrics.batch_sums(logits, labels, example_losses, batch["mask"])
-    cells = jnp.zeros((classes, classes), jnp.int32).at[labels, jnp.argmax(logits, -1)]
-    return carry, {**sums, "confusion": cells.add(batch["mask"].astype(jnp.int32))}
 
 
 @partial(jax.jit, static_argnums=(0, 1, 2))

@@ -14,7 +14,7 @@ Example (outside this project, ten lines):
   >>> tx, opt_state = one, one.init(params)
   >>> for step in range(4):
   ...     if step == 2:  # No more progress: hand the best parameters over.
-  ...         tx, opt_state = two, optimizer.handoff(two, params)
+  ...         tx, opt_state = two, optimizer.hand_over(two, params)
   ...     grads = jax.tree.map(jnp.ones_like, params)
   ...     updates, opt_state = tx.update(grads, opt_state, params)
   ...     params = optax.apply_updates(params, updates)
@@ -174,7 +174,7 @@ def label_params(params: Any, labels: Sequence[tuple[str, str]]) -> Any:
     return jax.tree_util.tree_map_with_path(label_of, params)
 
 
-def handoff(tx: optax.GradientTransformation, best_params: Any) -> optax.OptState:
+def hand_over(tx: optax.GradientTransformation, best_params: Any) -> optax.OptState:
     """Fresh state of the next phase's ``tx`` for the best parameters so far.
 
     Only the running phase's slots are ever held: two parameter-sized ones for AdamW, one for SGD.

@@ -3,13 +3,14 @@
 Matplotlib is imported on use only.
 """
 
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from jaxtyping import Int, UInt8
+
+from cxv_jax.files import replace
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -135,10 +136,7 @@ def new_figure(width: float, height: float, layout: Layout = "constrained") -> "
 
 def save(figure: "Figure", path: str | Path) -> None:
     """Write a PNG file, so that a reader sees the old or the new one."""
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    figure.savefig(temporary, dpi=DPI, format="png")
-    temporary.replace(path)
+    replace(Path(path), lambda temporary: figure.savefig(temporary, dpi=DPI, format="png"))
 
 
 def _tiled(block: np.ndarray) -> np.ndarray:

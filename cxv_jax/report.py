@@ -2,8 +2,10 @@
 
 import contextlib
 import json
+import logging
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,9 @@ from tensorboardX import SummaryWriter
 from tqdm import tqdm
 
 from cxv_jax import plots
-from cxv_jax.runs import write_atomically
+from cxv_jax.files import write_text
+from cxv_jax.phase import Phase
+from cxv_jax.records import EpochRecord, HandoffRecord, Summary
 
 METRICS = "metrics.jsonl"
 SCALARS = {
@@ -28,6 +32,11 @@ SCALARS = {
 }
 
 
+def to_log(text: str) -> None:
+    """Where a library says things."""
+    logging.getLogger(__name__).info(text)
+
+
 class Report:
     """Reports one run, on the screen and in its folder; a context manager.
 
@@ -40,6 +49,7 @@ class Report:
         is computed again; TensorBoard hides it.
       launched: when the program was started (``time.time()``), to say how long the first step made
         a person wait; None: no such line.
+      say: takes what a person is to read.
     """
 
     def __init__(
@@ -49,8 +59,9 @@ class Report:
         quiet: bool | None = None,
         resume_step: int = 0,
         launched: float | None = None,
+        say: Callable[[str], None] = to_log,
     ) -> None:
-        self._workdir = Path(workdir)
+        self._workdir, self._say = Path(workdir), say
         self._first = jax.process_index() == 0
         self._quiet = not sys.stdout.isatty() if quiet is None else quiet
         self._bar: _Bar | None = None
@@ -69,7 +80,7 @@ class Report:
         self.close()
 
     def start_epoch(
-        self, phase: int, epoch: int, steps: int, batch_size: int, done: int = 0
+        self, phase: Phase, epoch: int, steps: int, batch_size: int, done: int = 0
     ) -> None:
         """Begin the progress bar of an epoch of ``steps``, of which ``done`` are behind us."""
         self._drop_bar()
@@ -86,60 +97,42 @@ class Report:
         if self._bar is not None:
             self._bar.advance(steps, loss, top1)
 
-    def end_epoch(self, record: dict[str, Any]) -> None:
-        """Print one line; append ``record`` to ``metrics.jsonl`` and its scalars to TensorBoard.
-
-        Args:
-          record: ``phase``, ``epoch``, ``step``, ``train_loss``, ``train_top1``, ``val_loss``,
-            ``val_top1``, ``val_top5``, ``best_top1``, ``improved``, ``patience_left``,
-            ``learning_rate``, ``images_per_second``, ``seconds``; optionally ``selection``, the
-            name of the split in the ``val_`` fields (default ``val``). Top-1 and top-5 in 0..1.
-        """
-        self._split = record.get("selection", "val")
-        self._record({"kind": "epoch", **record})
+    def end_epoch(self, record: EpochRecord) -> None:
+        """Print one line; append ``record`` to ``metrics.jsonl`` and its scalars to TensorBoard."""
+        self._split = record.selection
+        self._record("epoch", record)
         if self._first:
             for name, tag in SCALARS.items():
                 tag = tag.format(split=self._split)
-                self._tensorboard.add_scalar(tag, record[name], record["step"])
+                self._tensorboard.add_scalar(tag, getattr(record, name), record.step)
             self._tensorboard.flush()
         self._drop_bar()
         self.message(epoch_line(record))
 
-    def handoff(self, record: dict[str, Any]) -> None:
-        """Print and record that the second optimizer takes over.
-
-        Args:
-          record: ``phase``, ``step``, ``epoch`` (the last one before it), ``from_epoch`` (whose
-            weights go on; 0: the initial ones) and their ``best_top1``.
-        """
-        self._record({"kind": "handoff", **record})
+    def hand_over(self, record: HandoffRecord) -> None:
+        """Print and record that the second optimizer takes over."""
+        self._record("handoff", record)
         self.message(handoff_line(record, self._split))
 
     def message(self, text: str) -> None:
-        """Print ``text`` without breaking the bar."""
+        """Say ``text`` without breaking the bar."""
         if self._first:
-            write = print if self._bar is None else self._bar.write
-            write(text, file=sys.stdout)
-            sys.stdout.flush()
+            with self._bar.aside() if self._bar is not None else contextlib.nullcontext():
+                self._say(text)
 
-    def finish(self, summary: dict[str, Any]) -> None:
-        """Write ``summary.json`` and ``curves.png``, print the final table.
-
-        Args:
-          summary: ``phases`` maps ``phase1`` and ``phase2`` to their figures: ``val_top1`` (or none
-            where the selection was made on test), ``test_top1``, ``test_top5``, ``epoch``; the
-            other fields are those of ``runs.summarise``.
-        """
+    def finish(self, summary: Summary) -> None:
+        """Write ``summary.json`` and ``curves.png``, print the final table."""
         if not self._first:
             return
         self._drop_bar()
         plots.curves(
             _read(self._workdir / METRICS),
             self._workdir / "curves.png",
-            title=f"{summary['model']} on {summary['dataset']}: {test_line(summary)}",
-            split=summary["selection"],
+            title=f"{summary.model} on {summary.dataset}: {test_line(summary)}",
+            split=summary.selection,
         )
-        write_atomically(self._workdir / "summary.json", json.dumps(summary, indent=2) + "\n")
+        text = json.dumps(summary.to_json(), indent=2)
+        write_text(self._workdir / "summary.json", text + "\n")
         self.message("\n".join(final_table(summary)))
 
     def close(self) -> None:
@@ -148,10 +141,10 @@ class Report:
         if self._first:
             self._tensorboard.close()
 
-    def _record(self, record: dict[str, Any]) -> None:
+    def _record(self, kind: str, record: EpochRecord | HandoffRecord) -> None:
         if self._first:
             with (self._workdir / METRICS).open("a") as file:
-                file.write(json.dumps(record) + "\n")
+                file.write(json.dumps({"kind": kind, **record.to_json()}) + "\n")
 
     def _drop_bar(self) -> None:
         if self._bar is not None:
@@ -164,12 +157,12 @@ class _Bar(tqdm):
 
     monitor_interval = 0  # No thread to watch over a bar that looks at the clock in every update.
 
-    def __init__(self, phase: int, epoch: int, steps: int, batch_size: int, done: int):
+    def __init__(self, phase: Phase, epoch: int, steps: int, batch_size: int, done: int):
         self._batch_size, self._sums = batch_size, [0, 0.0, 0.0]
         super().__init__(
             total=steps,
             initial=done,
-            desc=f"phase {phase}  epoch {epoch:3d}",
+            desc=f"{phase}  epoch {epoch:3d}",
             bar_format="{desc}  step {n_fmt}/{total_fmt} |{bar}| {images_rate} images/s{postfix}",
             leave=False,
             miniters=1,
@@ -182,6 +175,10 @@ class _Bar(tqdm):
         values = super().format_dict
         steps_per_second = values["rate"] or 0  # Smoothed; None before the first step.
         return {**values, "images_rate": f"{steps_per_second * self._batch_size:,.0f}"}
+
+    def aside(self) -> contextlib.AbstractContextManager[None]:
+        """While entered, the bar is off the screen, so that lines can be written there."""
+        return self.external_write_mode(file=sys.stdout)
 
     def advance(self, steps: int, loss: float | None, top1: float | None) -> None:
         if loss is not None and top1 is not None:
@@ -199,51 +196,49 @@ def first_step_line(steps: int, waited: float, seconds: float) -> str:
     return f"{what} after {_duration(waited)} ({_duration(seconds)} to compile and run)"
 
 
-def epoch_line(record: dict[str, Any]) -> str:
+def epoch_line(record: EpochRecord) -> str:
     """One epoch in one line."""
-    split = record.get("selection", "val")
-    best = f"best {_percent(record['best_top1'])}, patience {record['patience_left']}"
+    best = f"best {_percent(record.best_top1)}, patience {record.patience_left}"
     return (
-        f"epoch {record['epoch']:3d}  phase {record['phase']}"
-        f" | train loss {record['train_loss']:.4f} top-1 {_percent(record['train_top1']):>8}"
-        f" | {split} loss {record['val_loss']:.4f} top-1 {_percent(record['val_top1']):>8}"
-        f" ({'best so far' if record['improved'] else best})"
-        f" | {record['images_per_second']:,.0f} images/s, {_duration(record['seconds'])}"
+        f"epoch {record.epoch:3d}  {record.phase}"
+        f" | train loss {record.train_loss:.4f} top-1 {_percent(record.train_top1):>8}"
+        f" | {record.selection} loss {record.val_loss:.4f} top-1 {_percent(record.val_top1):>8}"
+        f" ({'best so far' if record.improved else best})"
+        f" | {record.images_per_second:,.0f} images/s, {_duration(record.seconds)}"
     )
 
 
-def handoff_line(record: dict[str, Any], split: str = "val") -> str:
+def handoff_line(record: HandoffRecord, split: str = "val") -> str:
     """The handoff in one line."""
-    best = f"the best weights (epoch {record['from_epoch']}, {split} top-1 "
-    best += f"{_percent(record['best_top1'])})"
-    start = best if record["from_epoch"] else "the initial weights"
-    return f"handoff: phase {record['phase']} begins at step {record['step']:,} from {start}"
+    best = f"the best weights (epoch {record.from_epoch}, {split} top-1 "
+    best += f"{_percent(record.best_top1)})"
+    start = best if record.from_epoch else "the initial weights"
+    return f"handoff: {record.phase} begins at step {record.step:,} from {start}"
 
 
-def test_line(summary: dict[str, Any]) -> str:
+def test_line(summary: Summary) -> str:
     """The figure the run was made for: test top-1, and that of phase one where there are two."""
-    phases = summary["phases"]
-    line = f"test top-1 {_percent(summary['test_top1'])}"
-    if len(phases) < 2:
+    line = f"test top-1 {_percent(summary.test_top1)}"
+    if len(summary.phases) < 2:
         return line
-    return f"{line} (phase 1: {_percent(phases['phase1']['test_top1'])})"
+    return f"{line} ({Phase.ONE}: {_percent(summary.phases[Phase.ONE.key].test_top1)})"
 
 
-def final_table(summary: dict[str, Any]) -> list[str]:
+def final_table(summary: Summary) -> list[str]:
     """The end of a run in a few lines; the last one has the test top-1."""
-    rows = [("", "best epoch", f"{summary['selection']} top-1", "test top-1", "test top-5")]
-    for name, phase in summary["phases"].items():
-        figures = [_percent(phase[k]) for k in ("val_top1", "test_top1", "test_top5")]
-        rows.append((name.replace("phase", "phase "), str(phase["epoch"]), *figures))
-    memory = f"{summary['peak_memory_bytes'] / 2**30:.2f} GiB ({summary['peak_memory_of']})"
+    rows = [("", "best epoch", f"{summary.selection} top-1", "test top-1", "test top-5")]
+    for key, phase in summary.phases.items():
+        val, top1, top5 = map(_percent, (phase.val_top1, phase.test_top1, phase.test_top5))
+        rows.append((str(Phase.of_key(key)), str(phase.epoch), val, top1, top5))
+    memory = f"{summary.peak_memory_bytes / 2**30:.2f} GiB ({summary.peak_memory_of})"
     lines = ["", *("".join(f"{cell:>12}" for cell in row) for row in rows), ""]
     lines.append(
-        f"{summary['parameters']:,} parameters, {summary['images_per_second']:,.0f} images/s, "
-        f"{_duration(summary['seconds'])}, peak memory {memory}, {summary['device']}"
+        f"{summary.parameters:,} parameters, {summary.images_per_second:,.0f} images/s, "
+        f"{_duration(summary.seconds)}, peak memory {memory}, {summary.device}"
     )
-    if summary["selection"] == "test":
+    if summary.selection == "test":
         lines.append("selected on the test split, as in the paper: test figures are not held out")
-    lines.append(f"details in {summary['workdir']}: summary.json, curves.png, metrics.jsonl")
+    lines.append(f"details in {summary.workdir}: summary.json, curves.png, metrics.jsonl")
     return [*lines, test_line(summary)]
 
 
@@ -261,7 +256,7 @@ def _drop_beyond(path: Path, step: int) -> None:
     if not path.exists():
         return
     kept = [r for r in _read(path) if r["step"] < step + (r["kind"] != "handoff")]
-    write_atomically(path, "".join(json.dumps(record) + "\n" for record in kept))
+    write_text(path, "".join(json.dumps(record) + "\n" for record in kept))
 
 
 def _percent(fraction: float) -> str:

@@ -1,52 +1,120 @@
-"""A run's folder and config: checked before anything is written, compared before a resume."""
+"""A run and its folder: opened, compared with its config, resumed, saved, finished."""
 
-import difflib
 import json
-import os
-import resource
 import shutil
 import statistics
-import sys
 import time
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import jax
 from ml_collections import ConfigDict
 
+from cxv_jax import machine
+from cxv_jax.checkpoint import Checkpointer
+from cxv_jax.config import differences
 from cxv_jax.errors import InputError
+from cxv_jax.files import write_text
+from cxv_jax.phase import Phase
+from cxv_jax.records import DataRecord, Meta, PhaseSummary, Progress, Summary
+from cxv_jax.session import Session
+from cxv_jax.state import TrainState
 
-PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
+CONFIG, SUMMARY = "config.json", "summary.json"
 
 
-def check_config(config: ConfigDict) -> None:
-    """Refuse values that no run can use, before any work is done.
+class Run:
+    """A run while it trains, resumed from the latest checkpoint in its folder; a context manager.
 
-    Raises:
-      InputError: naming the field, its value and what it must be.
+    Attributes:
+      config: the user's.
+      session: that trains it, within the memory that the config allows.
+      folder: the run's.
+      checkpointer: closed on leaving.
+      state: the arrays.
+      progress: where the run stands besides.
+      epoch_seconds: of the steps of the last epoch.
     """
-    positive = ["batch_size", "eval_batch_size", "fsdp", "phase1.patience", "phase2.patience"]
-    others = ["phase1.epochs", "phase2.epochs", "steps_per_call", "redraw_every"]
-    for field in [*positive, *others, "micro_batch", "memory_gb"]:
-        least = 1 if field in positive else 0
-        if _get(config, field) < least:
-            raise InputError(f"config.{field} = {_get(config, field)} must be at least {least}")
-    if config.batch_size % max(config.micro_batch, 1):
-        raise InputError(
-            f"config.micro_batch = {config.micro_batch} must divide config.batch_size = "
-            f"{config.batch_size}, or be 0 for the whole batch"
+
+    def __init__(self, config: ConfigDict, session: Session, folder: Path):
+        self.config, self.session, self.folder = config, session, folder
+        self.checkpointer = Checkpointer(folder / "checkpoints")
+        self.state, self.progress = self._begin()
+        self.epoch_seconds = 0.0
+        self._started = time.time() - self.progress.seconds
+
+    def __enter__(self) -> "Run":
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self.checkpointer.close()
+
+    def goes_on(self) -> bool:
+        """Whether the running phase has another epoch."""
+        phase = self.config[self.progress.phase.key]
+        return self.progress.phase_epoch < phase.epochs and self.progress.patience < phase.patience
+
+    def begin_epoch(self) -> None:
+        """Start the clock."""
+        self._epoch_started = time.time()
+
+    def end_steps(self, images: int) -> None:
+        """Stop the clock on the steps of an epoch, which saw so many images."""
+        self.epoch_seconds = time.time() - self._epoch_started
+        self.progress.rates.append(images / self.epoch_seconds)
+
+    def save(self, best_of: str | None = None) -> None:
+        """Checkpoint the run; ``best_of`` is the key of the phase whose best weights these are."""
+        self.progress.seconds = time.time() - self._started
+        dataset = self.session.dataset
+        data = DataRecord(dataset.class_names, dataset.image_shape, dataset.name)
+        meta = Meta(self.config.to_dict(), data, self.progress, self.config.selection)
+        self.checkpointer.save(int(self.state.step), self.state, meta.to_json(), best_of=best_of)
+
+    def restore_best(self, phase: Phase) -> TrainState:
+        """The state of the best epoch of a phase.
+
+        Raises:
+          InputError: if its checkpoint is gone or damaged.
+        """
+        best = self.checkpointer.best_step(phase.key)
+        if best is None:
+            raise InputError(
+                f"the checkpoint with the best weights of {phase} is gone: start a new run"
+            )
+        return self.checkpointer.restore(best, self.session.phases[phase].template)
+
+    def summary(self, phases: dict[str, PhaseSummary]) -> Summary:
+        """What the finished run says of itself."""
+        last = phases[max(phases)]
+        return Summary(
+            workdir=str(self.folder),
+            dataset=self.session.dataset.name,
+            model=self.config.model.name,
+            seed=self.config.seed,
+            selection=self.config.selection,
+            test_top1=last.test_top1,
+            test_top5=last.test_top5,
+            phases=phases,
+            epochs=self.progress.epoch,
+            parameters=sum(leaf.size for leaf in jax.tree.leaves(self.state.params)),
+            images_per_second=statistics.median(self.progress.rates),
+            seconds=self.progress.seconds,
+            config=plain(self.config),
+            **machine.environment(),
         )
-    for field in ("phase1.learning_rate", "phase2.learning_rate"):
-        if not _get(config, field) > 0:
-            raise InputError(f"config.{field} = {_get(config, field)} must be positive")
-    for field in ("phase1.label_smoothing", "phase2.label_smoothing", "ema_decay"):
-        if not 0 <= _get(config, field) < 1:
-            raise InputError(f"config.{field} = {_get(config, field)} must lie in [0, 1)")
-    if config.selection not in ("val", "test"):
-        raise InputError(f"config.selection = {config.selection!r} must be 'val' or 'test'")
-    if config.phase1.epochs + config.phase2.epochs == 0:
-        raise InputError("config.phase1.epochs and config.phase2.epochs are both 0: nothing to do")
+
+    def _begin(self) -> tuple[TrainState, Progress]:
+        latest = self.checkpointer.latest_step()
+        if latest is None:
+            return self.session.phases[Phase.ONE].begin(), Progress()
+        progress = Meta.from_json(self.checkpointer.meta(latest)).progress
+        if progress is None:
+            raise InputError(
+                f"{self.folder} holds imported weights, which no training can go on from"
+            )
+        template = self.session.phases[progress.phase].template
+        return self.checkpointer.restore(latest, template), progress
 
 
 def open_run(workdir: str | Path, config: ConfigDict, *, fork: bool) -> Path:
@@ -61,20 +129,20 @@ def open_run(workdir: str | Path, config: ConfigDict, *, fork: bool) -> Path:
     """
     workdir = Path(workdir)
     if workdir.exists() and not workdir.is_dir():
-        raise InputError(f"--workdir={workdir} is a file; name a folder")
-    path, text = workdir / "config.json", config.to_json(indent=2, sort_keys=True) + "\n"
-    differing = _differences(_read_json(path), json.loads(text)) if path.exists() else []
+        raise InputError(f"workdir={workdir} is a file; name a folder")
+    path, text = workdir / CONFIG, config.to_json(indent=2, sort_keys=True) + "\n"
+    differing = differences(read_json(path), json.loads(text)) if path.exists() else []
     if differing and not fork:
         raise InputError(
             f"{workdir} was started with another config: {'; '.join(differing)}. Name another "
-            "--workdir, or pass --fork to go on from its checkpoint with the new config"
+            "workdir, or pass fork=True to go on from its checkpoint with the new config"
         )
     if jax.process_index() == 0:
         workdir.mkdir(parents=True, exist_ok=True)
         if differing:  # A copy: whoever else reads the config now finds the old or the new one.
             number = len(list(workdir.glob("config.*.json"))) + 1
             shutil.copy(path, workdir / f"config.{number}.json")
-        write_atomically(path, text)
+        write_text(path, text)
     return workdir
 
 
@@ -84,100 +152,34 @@ def check_joined(workdir: Path, config: ConfigDict) -> None:
     Raises:
       InputError: if they see different folders, or were given different configs.
     """
-    path = workdir / "config.json"
+    path = workdir / CONFIG
     if not path.exists():
-        raise InputError(f"--workdir={workdir} must be one folder that all processes see")
-    if differing := _differences(_read_json(path), json.loads(config.to_json())):
+        raise InputError(f"workdir={workdir} must be one folder that all processes see")
+    if differing := differences(read_json(path), plain(config)):
         raise InputError(f"the first process was given another config: {'; '.join(differing)}")
 
 
-def summarise(
-    config: ConfigDict, workdir: Path, dataset: str, progress: Any, phases: dict, params: Any
-) -> dict[str, Any]:
-    """What a finished run says of itself; see README for the fields."""
-    last = phases["phase2" if "phase2" in phases else "phase1"]
-    return {
-        "workdir": str(workdir),
-        "dataset": dataset,
-        "model": config.model.name,
-        "seed": config.seed,
-        "selection": config.selection,
-        "test_top1": last["test_top1"],
-        "test_top5": last["test_top5"],
-        "phases": phases,
-        "epochs": progress.epoch,
-        "parameters": sum(leaf.size for leaf in jax.tree.leaves(params)),
-        "images_per_second": statistics.median(progress.rates),
-        "seconds": progress.seconds,
-        **environment(),
-        "config": json.loads(config.to_json()),
-    }
-
-
-def finished(workdir: Path, config: ConfigDict) -> dict[str, Any] | None:
+def finished(workdir: Path, config: ConfigDict) -> Summary | None:
     """The summary of a run that this config has brought to its end, else None."""
-    path = workdir / "summary.json"
-    summary = _read_json(path) if path.exists() else None
-    return summary if summary and summary["config"] == json.loads(config.to_json()) else None
+    path = workdir / SUMMARY
+    summary = read_json(path) if path.exists() else None
+    if not summary or summary["config"] != plain(config):
+        return None
+    return Summary.from_json(summary)
 
 
-def write_atomically(path: Path, text: str) -> None:
-    """Write a file so that a reader sees the old or the new one, never half of it."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(text)
-    temporary.replace(path)
+def plain(config: ConfigDict) -> dict[str, Any]:
+    """The config as JSON brings it back: tuples are lists."""
+    return json.loads(config.to_json())
 
 
-def environment() -> dict[str, Any]:
-    """What a figure depends on besides the config: versions, device, memory, command, date."""
-    devices = jax.devices()
-    return {
-        "command": " ".join(["python", "-m", *_command()]),
-        "date": time.strftime("%Y-%m-%d"),
-        "device": f"{len(devices)} x {devices[0].device_kind} ({devices[0].platform})",
-        "python": sys.version.split()[0],
-        "versions": {name: version(name) for name in PACKAGES},
-        **peak_memory(),
-    }
+def read_json(path: Path) -> Any:
+    """What a JSON file of a run holds.
 
-
-def peak_memory() -> dict[str, Any]:
-    """Most memory held so far, in bytes: of the accelerator if it tells, else of the process."""
-    stats = jax.local_devices()[0].memory_stats() or {}
-    if "peak_bytes_in_use" in stats:
-        return {"peak_memory_bytes": stats["peak_bytes_in_use"], "peak_memory_of": "device"}
-    unit = 1 if sys.platform == "darwin" else 1024
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
-    return {"peak_memory_bytes": peak, "peak_memory_of": "process"}
-
-
-def _command() -> list[str]:
-    """``experiments.train --flag``, as the user typed it."""
-    program = Path(sys.argv[0])
-    name = f"{program.parent.name}.{program.stem}" if program.suffix == ".py" else program.name
-    return [name, *sys.argv[1:]]
-
-
-def _get(config: ConfigDict, field: str) -> Any:
-    for name in field.split("."):
-        if name not in config:
-            close = difflib.get_close_matches(name, list(config), 1)
-            hint = f"; did you mean {close[0]!r}?" if close else ""
-            raise InputError(f"the config has no field {field!r}{hint}")
-        config = config[name]
-    return config
-
-
-def _read_json(path: Path) -> Any:
+    Raises:
+      InputError: if it is damaged.
+    """
     try:
         return json.loads(path.read_text())
     except ValueError as error:
         raise InputError(f"{path} is damaged ({error}); restore it or delete the run") from error
-
-
-def _differences(old: Any, new: Any, name: str = "") -> list[str]:
-    if isinstance(old, dict) and isinstance(new, dict):
-        keys = sorted(old.keys() | new.keys())
-        nested = (_differences(old.get(k), new.get(k), f"{name}.{k}".strip(".")) for k in keys)
-        return [line for lines in nested for line in lines]
-    return [] if old == new else [f"{name} was {old!r}, is {new!r}"]

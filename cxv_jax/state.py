@@ -1,7 +1,6 @@
 """What training changes: one pytree, checkpointed as a whole."""
 
 import dataclasses
-from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
@@ -10,6 +9,8 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax import Array
+
+from cxv_jax import optimizer
 
 
 @flax.struct.dataclass
@@ -60,10 +61,10 @@ def create(
     )
 
 
-def begin_phase(state: TrainState, init_optimizer: Callable[[Any], optax.OptState]) -> TrainState:
+def hand_over(state: TrainState, tx: optax.GradientTransformation) -> TrainState:
     """The next phase's first state from the best state of the last: its evaluated weights go on.
 
-    The step count stays; the optimizer state is ``init_optimizer(params)``.
+    The step count stays; the optimizer state is a fresh one of ``tx``.
     """
     best = {name: x for name, x in state.variables().items() if name != "constants"}
     ema = jax.tree.map(jnp.copy, best) if state.ema is not None else None
@@ -71,6 +72,6 @@ def begin_phase(state: TrainState, init_optimizer: Callable[[Any], optax.OptStat
         state,
         params=best["params"],
         batch_stats=best["batch_stats"],
-        opt_state=init_optimizer(best["params"]),
+        opt_state=optimizer.hand_over(tx, best["params"]),
         ema=ema,
     )

@@ -1,4 +1,4 @@
-"""The pure steps: one training update, one evaluation batch, and several of them in one call."""
+"""The pure training step: one update, and several of them in one call."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -133,21 +133,6 @@ def accumulate(
     (total, batch_stats), sums = jax.lax.scan(add, start, (rngs, parts))
     grads = jax.tree.map(lambda x: x / count, total)
     return grads, (batch_stats, jax.tree.map(lambda x: x.sum(0), sums))
-
-
-def eval_step(
-    model: nn.Module,
-    mean: tuple[float, ...],
-    std: tuple[float, ...],
-    carry: None,
-    variables: Any,
-    batch: Batch,
-) -> tuple[None, metrics.Sums]:
-    """Sums over one batch (with its ``mask``), without augmentation or label smoothing."""
-    logits: Any = model.apply(variables, normalise(batch["image"], mean, std), train=False)
-    targets = jax.nn.one_hot(batch["label"], logits.shape[-1])
-    example_losses = losses.cross_entropy(logits, targets)
-    return carry, metrics.batch_sums(logits, batch["label"], example_losses, batch["mask"])
 
 
 def many(step: Callable[..., tuple[Any, metrics.Sums]], fetch: Fetch) -> Callable:

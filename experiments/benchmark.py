@@ -123,7 +123,7 @@ def _systems() -> list[dict[str, Any]]:
 
 
 def _profile(system: dict[str, Any]) -> dict[str, Any]:
-    from cxv_jax import profile, runs
+    from cxv_jax import machine, profile
 
     label, model = system["label"], {k: v for k, v in system.items() if k != "label"}
     costs = profile.profile(
@@ -133,7 +133,7 @@ def _profile(system: dict[str, Any]) -> dict[str, Any]:
         batch_size=BATCH_SIZE.value,
         repeats=0 if STATIC_ONLY.value else REPEATS.value,
     )
-    where = {k: v for k, v in runs.environment().items() if k in ("device", "date", "versions")}
+    where = {k: v for k, v in machine.environment().items() if k in ("device", "date", "versions")}
     return {"system": label, "dtype": _dtype(model), **costs, **where}
 
 
@@ -153,9 +153,9 @@ def _dtype(system: dict[str, Any]) -> str:
 
 
 def _write_json(rows: Any, path: Path) -> None:
-    from cxv_jax.runs import write_atomically
+    from cxv_jax.files import write_text
 
-    write_atomically(path, json.dumps(rows, indent=2) + "\n")
+    write_text(path, json.dumps(rows, indent=2) + "\n")
 
 
 if __name__ == "__main__":

@@ -10,12 +10,15 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from cxv_jax import augment, plots, runs, sharding, train
-from cxv_jax.data.loader import Loader, device_memory, make_loader
+from cxv_jax import augment, plots, sharding
+from cxv_jax.config import check_config
+from cxv_jax.data.loader import Loader, make_loader
 from cxv_jax.data.resident import ResidentLoader
 from cxv_jax.data.sources import Dataset
 from cxv_jax.data.splits import class_counts
 from cxv_jax.data.statistics import pixel_statistics
+from cxv_jax.machine import device_memory
+from cxv_jax.parts import load_dataset
 
 ROWS, COLUMNS = 8, 6  # Of the contact sheet: classes, and images of each.
 MOST_CLASSES = 20  # Of more, the report shows the spread and the classes far from it,
@@ -29,10 +32,10 @@ def open_dataset(config: ConfigDict) -> Dataset:
     Raises:
       InputError: for what training would refuse: bad fields, files, splits and augmentations.
     """
-    runs.check_config(config)
+    check_config(config)
     for name in _phases(config):
         augment.make(**config[name].augment)
-    dataset = train.load_dataset(config)
+    dataset = load_dataset(config)
     for name in ("train", config.selection, "test"):
         dataset.split(name)
     return dataset

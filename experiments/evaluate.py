@@ -16,7 +16,8 @@ from experiments import cli
 
 if TYPE_CHECKING:
     from cxv_jax.data.sources import Dataset
-    from cxv_jax.inference import Evaluation, Run
+    from cxv_jax.evaluation import Evaluation
+    from cxv_jax.inference import Run
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run.")
 _SPLIT = flags.DEFINE_enum("split", "test", ["train", "val", "test"], "Which images.")
@@ -28,7 +29,8 @@ def main(argv: list[str]) -> None:
     """Evaluate ``--workdir`` on ``--split``."""
     if not _WORKDIR.value or argv:
         cli.fail("expected --workdir=FOLDER and nothing besides flags; see --help")
-    from cxv_jax import inference, plots, runs  # Late: --help must not wait for JAX.
+    from cxv_jax import inference, plots  # Late: --help must not wait for JAX.
+    from cxv_jax.files import write_text
 
     run = inference.load_run(_WORKDIR.value)
     dataset = open_dataset(run, _DATA.value, _DATA_DIR.value)
@@ -37,14 +39,14 @@ def main(argv: list[str]) -> None:
     print("\n".join(table(summary)))
     title = f"{dataset.name} {_SPLIT.value}: top-1 {100 * result.top1:.2f} %"
     plots.confusion(result.confusion, run.class_names, workdir / "confusion.png", title=title)
-    runs.write_atomically(workdir / "evaluation.json", json.dumps(summary, indent=2) + "\n")
+    write_text(workdir / "evaluation.json", json.dumps(summary, indent=2) + "\n")
     print(f"\nwritten to {workdir}: evaluation.json, confusion.png")
 
 
 def open_dataset(run: "Run", source: str, data_dir: str) -> "Dataset":
     """The run's own data set, or another with the same classes."""
     from cxv_jax.errors import InputError
-    from cxv_jax.train import load_dataset
+    from cxv_jax.parts import load_dataset
 
     config = run.config.copy_and_resolve_references()
     config.data.source = source or config.data.source
@@ -56,8 +58,7 @@ def open_dataset(run: "Run", source: str, data_dir: str) -> "Dataset":
         raise InputError(
             f"{dataset.name} has {dataset.num_classes} classes, the run {len(run.class_names)}"
         )
-    named = run.meta["dataset"].get("named", True)  # False: imported without class names.
-    if named and dataset.class_names != run.class_names:
+    if run.meta.dataset.named and dataset.class_names != run.class_names:
         pairs = zip(dataset.class_names, run.class_names, strict=True)
         theirs, ours = next(pair for pair in pairs if pair[0] != pair[1])
         raise InputError(f"{dataset.name} has the class {theirs!r} where the run has {ours!r}")
@@ -70,7 +71,7 @@ def summarise(run: "Run", dataset: "Dataset", result: "Evaluation") -> dict[str,
     return {
         "dataset": dataset.name,
         "split": _SPLIT.value,
-        "selected_on": run.meta.get("selection", ""),
+        "selected_on": run.meta.selection,
         "step": run.step,
         "count": result.count,
         "top1": result.top1,

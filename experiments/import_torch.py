@@ -21,6 +21,8 @@ from experiments import cli
 if TYPE_CHECKING:
     from ml_collections import ConfigDict
 
+    from cxv_jax.records import DataRecord
+
 CXV = ("cpv", "cnv", "cltv")
 
 _MODEL = flags.DEFINE_string("model", None, "Name of the model: cpv, cnv, cltv, ...")
@@ -52,10 +54,10 @@ def main(argv: list[str]) -> None:
     num_classes = sizes.pop("num_classes", 0)
     config = make_config({"name": _MODEL.value, **sizes})
     dataset = describe(config, num_classes)
-    model = models.create(num_classes=len(dataset["class_names"]), **config.model)
+    model = models.create(num_classes=len(dataset.class_names), **config.model)
     variables = torch_import.from_torch(model, state_dict)
     write(out, config, dataset, variables)
-    print(f"imported {argv[0]} as {_MODEL.value} with {len(dataset['class_names'])} classes: {out}")
+    print(f"imported {argv[0]} as {_MODEL.value} with {len(dataset.class_names)} classes: {out}")
 
 
 def fields(settings: list[str]) -> dict[str, Any]:
@@ -76,7 +78,7 @@ def make_config(model: dict[str, Any]) -> "ConfigDict":
     """What the config of a run says of its model and its data; nothing of training."""
     from ml_collections import ConfigDict
 
-    from experiments.configs.defaults import base
+    from cxv_jax.config import base
 
     config = base(model["name"], _DATA.value)
     config.data.update(
@@ -102,42 +104,42 @@ def channels(name: str, values: list[str]) -> tuple[float, ...]:
     return numbers
 
 
-def describe(config: "ConfigDict", num_classes: int) -> dict[str, Any]:
-    """The ``dataset`` record of a checkpoint; ``named`` is false for made-up class names."""
-    from cxv_jax import train
+def describe(config: "ConfigDict", num_classes: int) -> "DataRecord":
+    """What the checkpoint says of the data; ``named`` is false for made-up class names."""
     from cxv_jax.errors import InputError
+    from cxv_jax.parts import load_dataset
+    from cxv_jax.records import DataRecord
 
     size = _IMAGE_SIZE.value or 32
-    names = _CLASS_NAMES.value
-    record: dict[str, Any] = {"name": "", "image_shape": [size, size, 3]}
+    names, name, shape = tuple(_CLASS_NAMES.value), "", (size, size, 3)
     if config.data.source:
-        record = train.describe(train.load_dataset(config))
-        names = names or record["class_names"]
+        dataset = load_dataset(config)
+        names, name, shape = names or dataset.class_names, dataset.name, dataset.image_shape
     if num_classes and names and len(names) != num_classes:
         raise InputError(f"there are {len(names)} class names, the weights have {num_classes}")
-    made_up = [f"class {i}" for i in range(num_classes)]
+    made_up = tuple(f"class {i}" for i in range(num_classes))
     if not names and not made_up:
         raise InputError(f"--model={_MODEL.value} needs --class_names or --data")
-    return {**record, "class_names": names or made_up, "named": bool(names)}
+    return DataRecord(names or made_up, shape, name, named=bool(names))
 
 
 def write(
-    out: Path, config: "ConfigDict", dataset: dict[str, Any], variables: dict[str, Any]
+    out: Path, config: "ConfigDict", dataset: "DataRecord", variables: dict[str, Any]
 ) -> None:
     """Make the run's folder, whole or not at all."""
     import numpy as np
 
     from cxv_jax.checkpoint import Checkpointer
+    from cxv_jax.records import Meta
     from cxv_jax.state import TrainState
 
     weights = {name: variables.get(name, {}) for name in ("params", "batch_stats", "constants")}
     state = TrainState(step=np.int32(0), **weights, opt_state=(), ema=None)
-    meta = {"phase": 0, "config": config.to_dict(), "dataset": dataset, "selection": ""}
+    meta = Meta(config.to_dict(), dataset)
     temporary = out.with_name(f".{out.name}.{os.getpid()}")
     try:
-        checkpointer = Checkpointer(temporary / "checkpoints")
-        checkpointer.save(0, state, meta)
-        checkpointer.close()
+        with Checkpointer(temporary / "checkpoints") as checkpointer:
+            checkpointer.save(0, state, meta.to_json())
         (temporary / "config.json").write_text(config.to_json(indent=2, sort_keys=True) + "\n")
         temporary.replace(out)
     finally:

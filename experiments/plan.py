@@ -18,7 +18,7 @@ from ml_collections import ConfigDict, config_flags
 from experiments import cli
 
 if TYPE_CHECKING:
-    from cxv_jax.plan import Plan, Planner
+    from cxv_jax.memory_plan import Plan, Planner
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "Config file, FILE.py:VARIANT.")
 MEMORY_GB = flags.DEFINE_float(
@@ -33,21 +33,21 @@ def main(argv: list[str]) -> None:
     """Print the table and what to do."""
     if CONFIG.value is None or argv:
         cli.fail("expected --config=FILE.py[:VARIANT] and nothing besides flags; see --help")
-    from cxv_jax import build, plan, runs, sharding  # Late: --help must not wait for JAX.
+    from cxv_jax import memory_plan  # Late: --help must not wait for JAX.
+    from cxv_jax.config import check_config
+    from cxv_jax.session import Session
 
     config = CONFIG.value
-    runs.check_config(config)
+    check_config(config)
     budget = budget_of(config)
-    mesh, dataset = sharding.create_mesh(config.fsdp), build.load_dataset(config)
-    loader = build.build_loader(config, mesh, dataset, "train")
-    planner = plan.Planner(config, mesh, dataset, loader)
+    planner = memory_plan.Planner(Session.of(config))
     rates = survey(planner, budget)
     plans, timed = list(rates), {each: rate for each, rate in rates.items() if rate is not None}
 
-    fastest = plan.recommend(plans, budget, timed)
+    fastest = memory_plan.recommend(plans, budget, timed)
     print("\n".join([*table(rates, budget), "", *conditions(planner, budget), ""]))
     own = [each for each in plans if each.dtype == config.model.dtype and each.peak <= budget]
-    best = plan.recommend(own, budget, timed) if own else fastest
+    best = memory_plan.recommend(own, budget, timed) if own else fastest
     eval_size = planner.eval_batch_size(budget)
     print("Recommended:", *flags_of(planner, best, eval_size))
     if fastest.dtype != best.dtype and fastest in timed:
@@ -57,9 +57,9 @@ def main(argv: list[str]) -> None:
 
 def budget_of(config: ConfigDict) -> float:
     """Bytes of one device: the flag's, else the config's, else all that there are."""
-    from cxv_jax.data.loader import device_memory
     from cxv_jax.errors import InputError
-    from cxv_jax.plan import GB
+    from cxv_jax.machine import device_memory
+    from cxv_jax.memory_plan import GB
 
     if MEMORY_GB.value is None:
         return config.memory_gb * GB or device_memory()
@@ -70,7 +70,7 @@ def budget_of(config: ConfigDict) -> float:
 
 def survey(planner: "Planner", budget: float) -> "dict[Plan, float | None]":
     """Every plan with its images/s; None where it was not timed, or does not fit."""
-    from cxv_jax.data.loader import device_memory
+    from cxv_jax.machine import device_memory
 
     rates, most = {}, min(budget, device_memory())
     for dtype, remat in planner.choices():
@@ -93,11 +93,11 @@ def conditions(planner: "Planner", budget: float) -> list[str]:
     """What the figures hold for."""
     import jax
 
-    from cxv_jax.plan import GB
+    from cxv_jax.memory_plan import GB
 
     config, device = planner.config, jax.devices()[0]
     lines = [
-        f"{config.model.name} on {planner.dataset.name}, batch {config.batch_size}, "
+        f"{config.model.name} on {planner.session.dataset.name}, batch {config.batch_size}, "
         f"{jax.device_count()} x {device.device_kind}, budget {budget / GB:.4g} GB (1e9 bytes) "
         "a device."
     ]
@@ -108,15 +108,15 @@ def conditions(planner: "Planner", budget: float) -> list[str]:
 
 def flags_of(planner: "Planner", chosen: "Plan", eval_batch_size: int) -> list[str]:
     """The overrides that make training follow the plan, evaluation included."""
-    from cxv_jax import plan
+    from cxv_jax.memory_plan import overrides
 
-    planned = plan.override(planner.config, chosen.dtype, chosen.remat, chosen.micro_batch)
-    planned.eval_batch_size = eval_batch_size
-    return plan.overrides(planner.config, planned) or ["the config as it is"]
+    fitted = planner.fitted(chosen.dtype, chosen.remat, chosen.micro_batch)
+    planned = fitted.with_(eval_batch_size=eval_batch_size).config
+    return overrides(planner.config, planned) or ["the config as it is"]
 
 
 def _cells(each: "Plan", rate: float | None, budget: float) -> list[str]:
-    from cxv_jax.plan import rounded_up
+    from cxv_jax.memory_plan import rounded_up
 
     peak = rounded_up(each.peak)
     if each.peak > budget:

@@ -7,9 +7,7 @@ As one of two processes (those of Slurm's srun, Open MPI and a Cloud TPU find ea
 python -m experiments.train --config=… --coordinator=HOST:1234 --num_processes=2 --process_id=0
 """
 
-import os
 import sys
-import time
 from functools import partial
 from pathlib import Path
 
@@ -25,36 +23,25 @@ QUIET = flags.DEFINE_bool("quiet", None, "No progress bar (default: where stdout
 COORDINATOR = flags.DEFINE_string("coordinator", None, "HOST:PORT of process 0, of several.")
 NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "How many processes train together.")
 PROCESS_ID = flags.DEFINE_integer("process_id", None, "Which of them this one is, from 0.")
-IMPORTED = time.time()
 
 
 def main(argv: list[str]) -> int:
     """Run the training loop; return the exit code."""
     if CONFIG.value is None or argv:
         cli.fail("expected --config=FILE.py[:VARIANT] and nothing besides flags; see --help")
-    from cxv_jax import distributed  # Late: --help must not wait for JAX.
+    from cxv_jax import distributed, machine  # Late: --help must not wait for JAX.
     from cxv_jax.interrupt import Interrupted
     from cxv_jax.train import train_and_evaluate
 
     distributed.initialize(COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value)
     workdir = WORKDIR.value or default_workdir()
-    train = partial(train_and_evaluate, quiet=QUIET.value, fork=FORK.value, launched=launched())
+    train = partial(train_and_evaluate, quiet=QUIET.value, fork=FORK.value, say=print)
     try:
-        train(CONFIG.value, workdir)
+        train(CONFIG.value, workdir, launched=machine.launched())
     except Interrupted as stopped:
         print(f"\ninterrupted: {stopped}", file=sys.stderr)
         return 128 + stopped.signal
     return 0
-
-
-def launched() -> float:
-    """When this process began (``time.time()``): before Python started, where Linux tells."""
-    try:
-        ticks = int(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19])
-        since_boot = time.clock_gettime(time.CLOCK_BOOTTIME)
-    except (OSError, AttributeError):
-        return IMPORTED
-    return time.time() - since_boot + ticks / os.sysconf("SC_CLK_TCK")
 
 
 def default_workdir() -> str:

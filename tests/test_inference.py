@@ -14,9 +14,9 @@ from PIL import Image
 
 from cxv_jax import inference, models, state
 from cxv_jax.checkpoint import Checkpointer
+from cxv_jax.config import base
 from cxv_jax.data.splits import Split
 from cxv_jax.errors import InputError
-from experiments.configs.defaults import base
 
 CLASSES = 7
 SHAPE = (9, 11, 3)

@@ -49,9 +49,9 @@ def test_evaluate_repeats_what_training_measured(
     run_command("evaluate", f"--workdir={trained.workdir}")
     found = json.loads((trained.workdir / "evaluation.json").read_text())
     assert (found["split"], found["count"]) == ("test", 359)
-    assert found["top1"] == trained.summary["test_top1"]
-    assert found["top5"] == trained.summary["test_top5"]
-    assert found["loss"] == pytest.approx(trained.summary["phases"]["phase2"]["test_loss"])
+    assert found["top1"] == trained.summary.test_top1
+    assert found["top5"] == trained.summary.test_top5
+    assert found["loss"] == pytest.approx(trained.summary.phases["phase2"].test_loss)
     labels = sources.load("digits").split("test").labels
     assert [row["count"] for row in found["per_class"]] == np.bincount(labels).tolist()
     hits = sum(row["hits"] for row in found["per_class"])

@@ -40,7 +40,7 @@ def test_both_phases_equal_pytorch_across_the_handoff() -> None:
         "sgd": optimizer.phase({"sgd": optimizer.sgd()}),
     }
     for name, tx in phases.items():
-        opt_state = optimizer.handoff(tx, params)
+        opt_state = optimizer.hand_over(tx, params)
         for t in range(10):
             grads = jax.grad(loss)(params)
             updates, opt_state = tx.update(grads, opt_state, params)
@@ -55,7 +55,7 @@ def test_a_phase_is_the_plain_optimizer_and_the_handoff_starts_afresh() -> None:
     two = optimizer.phase({"sgd": optimizer.sgd(1e-2)})
     plain = optax.adamw(1e-2, weight_decay=0.1), optax.sgd(1e-2, momentum=0.9)
     ours, _ = steps(one, one.init(PARAMS), PARAMS, 5)
-    ours, _ = steps(two, optimizer.handoff(two, ours), ours, 5)
+    ours, _ = steps(two, optimizer.hand_over(two, ours), ours, 5)
     want, _ = steps(plain[0], plain[0].init(PARAMS), PARAMS, 5)
     want, _ = steps(plain[1], plain[1].init(want), want, 5)
     chex.assert_trees_all_close(ours, want, rtol=1e-6)

@@ -5,6 +5,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import nullcontext
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -14,10 +15,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cxv_jax import models, profile, runs, train
+from cxv_jax import machine, models, profile
+from cxv_jax.config import base
 from cxv_jax.errors import InputError
+from cxv_jax.parts import make_optimizer
+from cxv_jax.phase import Phase
 from cxv_jax.profile import compiled, energy, measured
-from experiments.configs.defaults import base
+from cxv_jax.profile.system import session_of
 
 
 class Toy(nn.Module):
@@ -25,6 +29,7 @@ class Toy(nn.Module):
 
     features: int = 7
     num_classes: int = 11
+    dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, images: Any, *, train: bool = False) -> jax.Array:
@@ -45,8 +50,9 @@ def test_flops_of_products_and_convolutions_are_those_of_the_formula() -> None:
     assert formula <= profile.flops(program) <= formula + 5 * 2 * 13 * 13 * 3
 
 
-def test_a_training_step_costs_forward_and_both_gradients() -> None:
-    program = profile.train_program(Toy(), (13, 13, 3), 16)
+def test_a_training_step_costs_forward_and_both_gradients(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(models.MODELS, "toy", partial(Toy))
+    program = profile.train_program(session_of({"name": "toy"}, 11, 13, 16))
     convolution = 16 * 9**2 * 7 * 75
     # The images need no gradient: the convolution has two passes, the dense layer three.
     formula = 2 * (2 * convolution + 3 * 16 * 9**2 * 7 * 11)
@@ -83,17 +89,16 @@ def test_vit_at_a_small_size_costs_what_its_equations_say(tokens: int) -> None:
 
 
 def test_memory_grows_by_the_same_for_every_image_and_holds_the_state_once() -> None:
-    batches, model = (8, 16, 32), models.create("cltv", embed_dim=16, depth=2, head_dim=4)
-    sizes = [profile.memory(profile.train_program(model, (8, 8, 3), b)) for b in batches]
+    batches, system = (8, 16, 32), {"name": "cltv", "embed_dim": 16, "depth": 2, "head_dim": 4}
+    sessions = [session_of(system, 10, 8, batch) for batch in batches]
+    sizes = [profile.memory(profile.train_program(session)) for session in sessions]
     first, second = (
         (b["temporary"] - a["temporary"]) / (n - m)
         for a, b, m, n in zip(sizes, sizes[1:], batches, batches[1:], strict=False)
     )
     np.testing.assert_allclose(first, second, rtol=0.1)
     assert first > 8 * 8 * 16 * 4  # More than one activation.
-    state = jax.eval_shape(
-        lambda rng: compiled.create_state(model, (8, 8, 3), rng), jax.random.key(0)
-    )
+    state = sessions[0].phases[Phase.ONE].template
     held = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))
     arguments = sizes[0]["peak"] - sizes[0]["temporary"]
     batch = 8 * (8 * 8 * 3 + 4)
@@ -101,10 +106,12 @@ def test_memory_grows_by_the_same_for_every_image_and_holds_the_state_once() -> 
 
 
 def test_the_profiled_step_is_the_default_first_phase() -> None:
-    config = base("cpv", "digits")
     params = {"a": jnp.full((3, 2), 0.7), "b": jnp.full(2, -0.3)}
-    updates = []
-    for tx in (train.build_phase(config, "phase1", 10), compiled.adamw_phase()):
+    session, updates = session_of({"name": "cltv", "depth": 1}, 10, 8, 4), []
+    for tx in (
+        make_optimizer(base("cpv", "digits"), Phase.ONE, 10),
+        session.phases[Phase.ONE].tx,
+    ):
         state = tx.init(params)
         updates.append(tx.update(jax.tree.map(jnp.cos, params), state, params))
     assert jax.tree.structure(updates[0]) == jax.tree.structure(updates[1])
@@ -170,7 +177,7 @@ class Nvml(SimpleNamespace):
 
 def use_nvml(monkeypatch: pytest.MonkeyPatch, nvml: Any, times: Iterator[float]) -> None:
     monkeypatch.setitem(sys.modules, "pynvml", nvml)
-    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    monkeypatch.setattr(jax, "devices", lambda: [SimpleNamespace(platform="gpu")])
     monkeypatch.setattr(energy, "time", SimpleNamespace(perf_counter=lambda: next(times)))
 
 
@@ -207,7 +214,7 @@ def test_power_is_sampled_all_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_energy_is_not_available_where_nvml_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    monkeypatch.setattr(jax, "devices", lambda: [SimpleNamespace(platform="gpu")])
     monkeypatch.setitem(sys.modules, "pynvml", None)  # As if it were not installed.
     with energy.EnergyMeter() as meter:
         pass
@@ -217,4 +224,4 @@ def test_energy_is_not_available_where_nvml_is_not(monkeypatch: pytest.MonkeyPat
 def test_device_memory_is_told_where_the_backend_tells(monkeypatch: pytest.MonkeyPatch) -> None:
     device = SimpleNamespace(memory_stats=lambda: {"peak_bytes_in_use": 123})
     monkeypatch.setattr(jax, "local_devices", lambda: [device])
-    assert runs.peak_memory() == {"peak_memory_bytes": 123, "peak_memory_of": "device"}
+    assert machine.peak_memory() == {"peak_memory_bytes": 123, "peak_memory_of": "device"}

@@ -14,12 +14,14 @@ from PIL import Image
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 
 from cxv_jax import plots
+from cxv_jax.phase import Phase
+from cxv_jax.records import EpochRecord, HandoffRecord, PhaseSummary, Summary
 from cxv_jax.report import Report
 
 
-def epoch_record(epoch: int, phase: int = 1, **changed: Any) -> dict[str, Any]:
-    record = {
-        "phase": phase,
+def epoch_record(epoch: int, phase: int = 1, **changed: Any) -> EpochRecord:
+    record: dict[str, Any] = {
+        "phase": Phase(phase),
         "epoch": epoch,
         "step": 10 * epoch,
         "train_loss": 2 / epoch,
@@ -35,19 +37,25 @@ def epoch_record(epoch: int, phase: int = 1, **changed: Any) -> dict[str, Any]:
         "seconds": 75.4,
         "selection": "val",
     }
-    return record | changed
+    return EpochRecord(**record | changed)
 
 
-def handoff_record(epoch: int, **changed: Any) -> dict[str, Any]:
-    record = {"phase": 2, "epoch": epoch, "step": 10 * epoch, "best_top1": 0.9, "from_epoch": 1}
-    return record | changed
+def handoff_record(epoch: int, **changed: Any) -> HandoffRecord:
+    record: dict[str, Any] = {
+        "phase": Phase.TWO,
+        "epoch": epoch,
+        "step": 10 * epoch,
+        "best_top1": 0.9,
+        "from_epoch": 1,
+    }
+    return HandoffRecord(**record | changed)
 
 
-def summary(workdir: Path, **changed: Any) -> dict[str, Any]:
-    def phase(epoch: int, top1: float) -> dict[str, float]:
-        return {"val_top1": top1 + 0.01, "test_top1": top1, "test_top5": 0.999, "epoch": epoch}
+def summary(workdir: Path, **changed: Any) -> Summary:
+    def phase(epoch: int, top1: float) -> PhaseSummary:
+        return PhaseSummary(epoch, val_top1=top1 + 0.01, test_top1=top1, test_top5=0.999)
 
-    return {
+    fields: dict[str, Any] = {
         "workdir": str(workdir),
         "dataset": "digits",
         "model": "cpv",
@@ -60,7 +68,10 @@ def summary(workdir: Path, **changed: Any) -> dict[str, Any]:
         "peak_memory_bytes": 3 * 2**29,
         "peak_memory_of": "device",
         "device": "2 x H200 (gpu)",
-    } | changed
+        "test_top5": 0.999,
+        "config": {},
+    }
+    return Summary(**fields | changed)
 
 
 def records(workdir: Path) -> list[dict[str, Any]]:
@@ -82,14 +93,14 @@ def events(workdir: Path) -> list[Event]:
 def test_quiet_lines_are_what_a_log_needs(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with Report(tmp_path, quiet=True) as report:
+    with Report(tmp_path, quiet=True, say=print) as report:
         report.message("resuming")
-        report.start_epoch(1, 1, steps=4, batch_size=32)
+        report.start_epoch(Phase.ONE, 1, steps=4, batch_size=32)
         report.update(4, 1.0, 0.5)
         report.end_epoch(epoch_record(1))
         report.end_epoch(epoch_record(2, improved=False, val_top1=0.9, patience_left=4))
-        report.handoff(handoff_record(2))
-        report.handoff(handoff_record(0, from_epoch=0))
+        report.hand_over(handoff_record(2))
+        report.hand_over(handoff_record(0, from_epoch=0))
     assert capsys.readouterr().out.splitlines() == [
         "resuming",
         "epoch   1  phase 1 | train loss 2.0000 top-1  50.00 % | val loss 3.0000 top-1  98.77 % "
@@ -104,9 +115,9 @@ def test_quiet_lines_are_what_a_log_needs(
 def test_selection_on_test_is_said_everywhere(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with Report(tmp_path, quiet=True) as report:
+    with Report(tmp_path, quiet=True, say=print) as report:
         report.end_epoch(epoch_record(1, selection="test"))
-        report.handoff(handoff_record(1))
+        report.hand_over(handoff_record(1))
         report.finish(summary(tmp_path, selection="test"))
     printed = capsys.readouterr().out
     assert "| test loss 3.0000" in printed
@@ -122,8 +133,8 @@ def test_the_bar_shows_the_epoch_so_far_and_leaves_lines_whole(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLUMNS", "140")
-    with Report(tmp_path, quiet=False) as report:
-        report.start_epoch(2, 3, steps=8, batch_size=64, done=4)
+    with Report(tmp_path, quiet=False, say=print) as report:
+        report.start_epoch(Phase.TWO, 3, steps=8, batch_size=64, done=4)
         report._bar.mininterval = 0  # Draw every update.
         report.update(1, 1.0, 0.25)
         report.message("a message")
@@ -147,8 +158,8 @@ def test_images_per_second_are_those_of_the_clock(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("COLUMNS", "140")
-    with Report(tmp_path, quiet=False) as report:
-        report.start_epoch(1, 1, steps=100, batch_size=50, done=60)
+    with Report(tmp_path, quiet=False, say=print) as report:
+        report.start_epoch(Phase.ONE, 1, steps=100, batch_size=50, done=60)
         clock = [0.0]
         report._bar.start_t = report._bar.last_print_t = 0.0
         report._bar._time = lambda: clock[0]
@@ -164,19 +175,19 @@ def test_only_a_terminal_gets_a_bar(
 ) -> None:
     monkeypatch.setattr("sys.stdout.isatty", lambda: terminal)
     with Report(tmp_path, quiet=quiet) as report:
-        report.start_epoch(1, 1, steps=4, batch_size=32)
+        report.start_epoch(Phase.ONE, 1, steps=4, batch_size=32)
     assert bool(capsys.readouterr().out) == (quiet is None and terminal)
 
 
 def test_metrics_and_tensorboard_hold_the_numbers(tmp_path: Path) -> None:
-    with Report(tmp_path, quiet=True) as report:
+    with Report(tmp_path, quiet=True, say=print) as report:
         report.end_epoch(epoch_record(1))
         report.end_epoch(epoch_record(2))
-        report.handoff(handoff_record(2))
+        report.hand_over(handoff_record(2))
     expected = [
-        {"kind": "epoch", **epoch_record(1)},
-        {"kind": "epoch", **epoch_record(2)},
-        {"kind": "handoff", **handoff_record(2)},
+        {"kind": "epoch", **epoch_record(1).to_json()},
+        {"kind": "epoch", **epoch_record(2).to_json()},
+        {"kind": "handoff", **handoff_record(2).to_json()},
     ]
     assert records(tmp_path) == expected
     scalars: dict[str, Any] = defaultdict(dict)
@@ -203,10 +214,10 @@ def test_metrics_and_tensorboard_hold_the_numbers(tmp_path: Path) -> None:
 def test_a_resumed_run_has_every_epoch_once(
     tmp_path: Path, resume_step: int, kept: list[str]
 ) -> None:
-    with Report(tmp_path, quiet=True) as report:
+    with Report(tmp_path, quiet=True, say=print) as report:
         report.end_epoch(epoch_record(1))
         report.end_epoch(epoch_record(2))
-        report.handoff(handoff_record(2))
+        report.hand_over(handoff_record(2))
         report.end_epoch(epoch_record(3, phase=2))
     with (tmp_path / "metrics.jsonl").open("a") as file:
         file.write('{"kind": "epoch", "step": 4')  # The process was killed here.
@@ -220,11 +231,11 @@ def test_finish_writes_the_summary_and_prints_the_table(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     given = summary(tmp_path)
-    with Report(tmp_path, quiet=True) as report:
+    with Report(tmp_path, quiet=True, say=print) as report:
         report.end_epoch(epoch_record(1))
         capsys.readouterr()
         report.finish(given)
-    assert json.loads((tmp_path / "summary.json").read_text()) == given
+    assert json.loads((tmp_path / "summary.json").read_text()) == given.to_json()
     assert capsys.readouterr().out.splitlines() == [
         "",
         "              best epoch   val top-1  test top-1  test top-5",
@@ -244,8 +255,8 @@ def test_finish_writes_the_summary_and_prints_the_table(
 def test_one_phase_alone_is_reported_alone(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    phases = {"phase1": summary(tmp_path)["phases"]["phase1"]}
-    with Report(tmp_path, quiet=True) as report:
+    phases = {"phase1": summary(tmp_path).phases["phase1"]}
+    with Report(tmp_path, quiet=True, say=print) as report:
         report.finish(summary(tmp_path, phases=phases, test_top1=0.9806))
     assert capsys.readouterr().out.splitlines()[-1] == "test top-1 98.06 %"
 
@@ -254,11 +265,11 @@ def test_only_the_first_process_reports(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(jax, "process_index", lambda: 1)
-    with Report(tmp_path / "run", quiet=False) as report:
-        report.start_epoch(1, 1, steps=4, batch_size=32)
+    with Report(tmp_path / "run", quiet=False, say=print) as report:
+        report.start_epoch(Phase.ONE, 1, steps=4, batch_size=32)
         report.update(4, 1.0, 0.5)
         report.end_epoch(epoch_record(1))
-        report.handoff(handoff_record(1))
+        report.hand_over(handoff_record(1))
         report.message("text")
         report.finish(summary(tmp_path))
     captured = capsys.readouterr()
@@ -277,10 +288,10 @@ def figures(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 def test_curves_draw_the_records_and_mark_the_handoff(figures: list[Any], decay: float) -> None:
     rates = [decay**e for e in (1, 2, 3)]
     lines = [
-        {"kind": "epoch", **epoch_record(e, 1 + e // 3, learning_rate=rates[e - 1])}
+        {"kind": "epoch", **epoch_record(e, 1 + e // 3, learning_rate=rates[e - 1]).to_json()}
         for e in (1, 2, 3)
     ]
-    lines.insert(2, {"kind": "handoff", **handoff_record(2)})
+    lines.insert(2, {"kind": "handoff", **handoff_record(2).to_json()})
     plots.curves(lines, "unused", title="cpv on folder:/$a{$", split="val")
     axes = figures[0].axes
     assert len(axes) == (2 if decay == 1 else 3)

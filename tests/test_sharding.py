@@ -1,19 +1,19 @@
 """FSDP: state really is split, nothing else changes, checkpoints move to other devices."""
 
 from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 import pytest
-from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from cxv_jax import build, models, sharding
+from cxv_jax import sharding
 from cxv_jax.checkpoint import Checkpointer
 from cxv_jax.errors import InputError
+from cxv_jax.phase import Phase
+from cxv_jax.session import Session
 from cxv_jax.state import TrainState
 from experiments.configs import digits
 
@@ -32,42 +32,39 @@ def tiny_config() -> ConfigDict:
 class Run:
     """The first epoch of a tiny run on a mesh."""
 
-    def __init__(self, mesh: Mesh):
+    def __init__(self, fsdp: int, devices: int):
         config = tiny_config()
-        dataset = build.load_dataset(config)
-        model = models.create(num_classes=dataset.num_classes, **config.model)
-        self.loader = build.build_loader(config, mesh, dataset, "train")
-        tx = build.build_phase(config, "phase1", self.loader.steps_per_epoch)
-        create = partial(build.create_state, config, model, dataset.image_shape, tx)
-        self.template = build.template_of(create, mesh)
-        self.state = jax.jit(create, out_shardings=build.places_of(self.template))()
-        self.rng = jax.device_put(jax.random.key(0), sharding.replicated(mesh))
-        self.update = build.build_trainer(
-            config, model, tx, "phase1", self.template, dataset, self.loader
-        )
+        config.fsdp = fsdp
+        self.session = Session.of(config, devices=devices)
+        self.phase, self.loader = self.session.phases[Phase.ONE], self.session.train_loader
+        self.state = self.phase.begin()
 
     def losses(self, start: int, stop: int) -> Iterator[float]:
         """Run the steps ``start`` to ``stop`` of the epoch."""
         for number, (_, feed) in enumerate(self.loader.epoch(0, start), start):
             if number == stop:
                 return
-            self.state, sums = self.update(self.state, self.rng, self.loader.data, feed)
+            self.state, sums = self.phase.update(
+                self.state, self.session.rng, self.loader.data, feed
+            )
             yield float(sums["loss"]) / 32
 
     def temporaries(self) -> int:
         """Bytes that a device needs in a step besides state and data."""
         _, feed = next(iter(self.loader.epoch(0, 0)))
-        step = self.update.lower(self.state, self.rng, self.loader.data, feed).compile()
+        step = self.phase.update.lower(
+            self.state, self.session.rng, self.loader.data, feed
+        ).compile()
         return step.memory_analysis().temp_size_in_bytes
 
 
 @pytest.fixture(scope="module")
 def unsplit() -> list[float]:
-    return list(Run(sharding.create_mesh(1, 8)).losses(0, STEPS))
+    return list(Run(1, 8).losses(0, STEPS))
 
 
 def test_a_device_computes_its_share_of_the_batch_only() -> None:
-    one, eight = (Run(sharding.create_mesh(1, n)).temporaries() for n in (1, 8))
+    one, eight = (Run(1, n).temporaries() for n in (1, 8))
     assert eight < one / 5
 
 
@@ -87,7 +84,7 @@ def split_size(state: TrainState, fsdp: int) -> int:
 
 @pytest.mark.parametrize("fsdp", [4, 8])
 def test_state_is_split_and_losses_stay(fsdp: int, unsplit: list[float]) -> None:
-    run = Run(sharding.create_mesh(fsdp, 8))
+    run = Run(fsdp, 8)
     split = list(run.losses(0, STEPS))
     np.testing.assert_allclose(split, unsplit, atol=1e-5)
     assert abs(split[-1] - split[0]) > 1e-3
@@ -102,12 +99,12 @@ def test_state_is_split_and_losses_stay(fsdp: int, unsplit: list[float]) -> None
 def test_a_split_checkpoint_goes_on_elsewhere(
     tmp_path: Path, devices: int, fsdp: int, unsplit: list[float]
 ) -> None:
-    first = Run(sharding.create_mesh(4, 8))
+    first = Run(4, 8)
     begun = list(first.losses(0, 2))
     checkpointer = Checkpointer(tmp_path)
     checkpointer.save(2, first.state, {})
-    other = Run(sharding.create_mesh(fsdp, devices))
-    other.state = checkpointer.restore(2, other.template)
+    other = Run(fsdp, devices)
+    other.state = checkpointer.restore(2, other.phase.template)
     checkpointer.close()
     kernel = jax.tree.leaves(other.state.params)[0]
     assert kernel.sharding.device_set == set(jax.devices()[:devices])

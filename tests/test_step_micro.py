@@ -1,7 +1,6 @@
 """Gradient accumulation: the update of the whole batch from its parts, in less memory."""
 
 import re
-from functools import partial
 from typing import Any
 
 import jax
@@ -10,8 +9,9 @@ import numpy as np
 import pytest
 import small_steps
 
-from cxv_jax import build, models, sharding, step
+from cxv_jax import models, step
 from cxv_jax.errors import InputError
+from cxv_jax.session import Session
 from experiments.configs import digits
 
 TINY = {"embed_dim": 8, "depth": 1, "num_heads": 1, "head_dim": 4}
@@ -61,11 +61,5 @@ def test_parts_come_one_after_the_other_each_with_its_key() -> None:
 def test_a_micro_batch_that_devices_cannot_share_is_refused() -> None:
     config = digits.get_config("cltv")
     config.batch_size, config.micro_batch = 64, 4
-    mesh, dataset = sharding.create_mesh(), build.load_dataset(config)
-    loader = build.build_loader(config, mesh, dataset, "train")
-    tx = build.build_phase(config, "phase1", 1)
-    model = models.create("cltv", **TINY)
-    create = partial(build.create_state, config, model, (8, 8, 3), tx)
-    template = build.template_of(create, mesh)
     with pytest.raises(InputError, match=r"micro_batch = 4 must be a multiple of .* devices, 8"):
-        build.build_trainer(config, model, tx, "phase1", template, dataset, loader)
+        Session.of(config)

@@ -16,10 +16,12 @@ import pytest
 import small_steps
 from ml_collections import ConfigDict
 
-from cxv_jax import build, models, optimizer, report, state, step, train
+from cxv_jax import models, optimizer, report, state, step, train
 from cxv_jax.checkpoint import Checkpointer
 from cxv_jax.errors import InputError
 from cxv_jax.interrupt import Interrupted
+from cxv_jax.parts import make_optimizer, redraw_projections
+from cxv_jax.phase import Phase
 from experiments.configs import digits
 
 TINY = {"embed_dim": 8, "depth": 1, "num_heads": 1, "head_dim": 4}
@@ -81,7 +83,7 @@ def test_an_interrupted_run_ends_with_the_same_bits(
     assert stopped.value.signal == number
     resumed = train.train_and_evaluate(config, tmp_path / "cut")
     chex.assert_trees_all_equal(final_state(tmp_path / "whole"), final_state(tmp_path / "cut"))
-    assert resumed["phases"] == whole["phases"]
+    assert resumed.phases == whole.phases
     lines = [
         (tmp_path / name / "metrics.jsonl").read_text().splitlines() for name in ("whole", "cut")
     ]
@@ -158,7 +160,7 @@ def test_the_handoff_starts_from_the_best_weights(tmp_path: Path) -> None:
     best = max((r["val_top1"], -r["val_loss"]) for r in epochs if r["phase"] == 1)
     (second,) = [(r["val_top1"], -r["val_loss"]) for r in epochs if r["phase"] == 2]
     np.testing.assert_allclose(second, best, rtol=1e-6)
-    assert summary["phases"]["phase2"]["test_top1"] == summary["phases"]["phase1"]["test_top1"]
+    assert summary.phases["phase2"].test_top1 == summary.phases["phase1"].test_top1
 
 
 def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_checkpoint(tmp_path: Path) -> None:
@@ -178,7 +180,7 @@ def test_another_config_is_refused_with_the_fields_named(tmp_path: Path) -> None
     train.train_and_evaluate(config, tmp_path)
     config.phase1.learning_rate = 0.5
     before = sorted(p.name for p in tmp_path.rglob("*"))
-    with pytest.raises(InputError, match=r"phase1.learning_rate was 0.002, is 0.5.*--fork"):
+    with pytest.raises(InputError, match=r"phase1.learning_rate was 0.002, is 0.5.*fork=True"):
         train.train_and_evaluate(config, tmp_path)
     assert sorted(p.name for p in tmp_path.rglob("*")) == before
 
@@ -214,7 +216,7 @@ def test_bad_fields_are_named_and_nothing_is_written(
 def test_kept_parameters_stay_on_phase_ones_optimizer() -> None:
     config = tiny_config()
     config.phase2.keep = "^head"
-    tx = build.build_phase(config, "phase2", 10)
+    tx = make_optimizer(config, Phase.TWO, 10)
     params = {name: {"kernel": jnp.full((2, 3), 0.5)} for name in ("head", "body")}
     updates, _ = tx.update(params, tx.init(params), params)
     adamw = optax.adamw(config.phase1.learning_rate, weight_decay=0.01)
@@ -225,9 +227,9 @@ def test_kept_parameters_stay_on_phase_ones_optimizer() -> None:
 
 def test_projections_are_redrawn_every_n_steps() -> None:
     constants = {"a": {"projection": jnp.zeros((6, 4))}, "b": {"projection": jnp.zeros((6, 4))}}
-    new = build.redraw_projections(jax.random.key(0), constants)
+    new = redraw_projections(jax.random.key(0), constants)
     assert not np.allclose(new["a"]["projection"], new["b"]["projection"])
-    config = step.StepConfig((), (), 10, 0.0, 0.0, None, build.redraw_projections, 3)
+    config = step.StepConfig((), (), 10, 0.0, 0.0, None, redraw_projections, 3)
     for number, changed in [(0, False), (2, False), (3, True), (4, False), (6, True)]:
         current = state.TrainState(jnp.asarray(number), {}, {}, constants, (), None)
         drawn = step.constants_of(config, jax.random.key(0), current)

@@ -6,10 +6,8 @@ batch ``s`` of epoch ``e`` depends on ``(seed, e, s)`` alone, and a run resumes 
 """
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
-import jax
 import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import NamedSharding
@@ -17,6 +15,7 @@ from jax.sharding import NamedSharding
 from cxv_jax.data.resident import Arrays, ResidentLoader
 from cxv_jax.data.splits import Split
 from cxv_jax.errors import InputError
+from cxv_jax.machine import device_memory
 
 
 @runtime_checkable
@@ -79,15 +78,6 @@ def make_loader(
 
         return StreamingLoader(split, workers=workers, **common)
     raise InputError(f"data.loader: expected auto, resident or streaming, got {kind!r}")
-
-
-def device_memory() -> int:
-    """Bytes of one accelerator; on CPU each device's share of the free memory of the host."""
-    stats = jax.local_devices()[0].memory_stats() or {}
-    if "bytes_limit" in stats:
-        return stats["bytes_limit"]
-    words = Path("/proc/meminfo").read_text().split()
-    return int(words[words.index("MemAvailable:") + 1]) * 1024 // jax.local_device_count()
 
 
 def _check(split: Split, batch_size: int, sharding: NamedSharding, train: bool) -> None:

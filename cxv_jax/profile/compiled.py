@@ -8,10 +8,11 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import optax
 from jax.extend.core import Jaxpr, jaxprs_in_params
 
-from cxv_jax import augment, optimizer, state, step
+from cxv_jax import augment
+from cxv_jax.phase import Phase
+from cxv_jax.session import Session
 
 MEAN, STD = (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)
 
@@ -23,38 +24,14 @@ class Program(NamedTuple):
     hidden_flops: float
 
 
-def train_program(
-    model: nn.Module, image_shape: tuple[int, int, int], batch_size: int, steps: int = 1
-) -> Program:
-    """Compile the training step of ``cxv_jax.step`` with AdamW, as the paper's first phase has it.
+def train_program(session: Session) -> Program:
+    """Compile the training step of a session's first phase.
 
-    ``program.compiled(state, rng, {}, feed) -> (state, sums)`` with ``feed`` of ``image`` uint8
-    ``[steps, batch, height, width, 3]`` and ``label`` int32 ``[steps, batch]``; the state is
-    donated, so its memory is counted once. On one device, without augmentation.
-
-    Args:
-      model: from ``models.create``; its ``dtype`` is the precision.
-      image_shape: height, width, channels.
-      batch_size: images of a step.
-      steps: updates in one call.
+    ``program.compiled(state, rng, data, feed) -> (state, sums)`` with the session's own arguments,
+    see :func:`first_feed`; the state is donated, so its memory is counted once.
     """
-    config = step.StepConfig(
-        mean=MEAN,
-        std=STD,
-        num_classes=model.num_classes,
-        label_smoothing=0.0,
-        ema_decay=0.0,
-        augment=augment.make(),
-        redraw=lambda rng, constants: constants,
-        redraw_every=0,
-    )
-    update = step.many(partial(step.train_step, model, adamw_phase(), config), _identity)
-    feed = {
-        "image": jax.ShapeDtypeStruct((steps, batch_size, *image_shape), jnp.uint8),
-        "label": jax.ShapeDtypeStruct((steps, batch_size), jnp.int32),
-    }
-    created = jax.eval_shape(partial(create_state, model, image_shape), _key())
-    return _compile(jax.jit(update, donate_argnums=0), created, _key(), {}, feed)
+    phase, (_, feed) = session.phases[Phase.ONE], next(iter(session.train_loader.epoch(0)))
+    return _compile(phase.update, phase.template, session.rng, session.train_loader.data, feed)
 
 
 def forward_program(
@@ -65,9 +42,12 @@ def forward_program(
     def forward(variables: Any, images: jax.Array) -> Any:
         return model.apply(variables, augment.normalise(images, MEAN, STD), train=False)
 
-    created = jax.eval_shape(partial(create_state, model, image_shape), _key())
+    one = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    made = jax.eval_shape(partial(model.init, train=False), key, one)
+    variables = {name: made.get(name, {}) for name in ("params", "batch_stats", "constants")}
     images = jax.ShapeDtypeStruct((batch_size, *image_shape), jnp.uint8)
-    return _compile(jax.jit(forward), created.variables(), images)
+    return _compile(jax.jit(forward), variables, images)
 
 
 def flops(program: Program) -> float:
@@ -94,19 +74,6 @@ def memory(program: Program) -> dict[str, int]:
     held = sizes.argument_size_in_bytes + sizes.output_size_in_bytes - sizes.alias_size_in_bytes
     temporary = sizes.temp_size_in_bytes
     return {"peak": int(held + temporary), "temporary": int(temporary)}
-
-
-def adamw_phase() -> optax.GradientTransformation:
-    """Phase one of the default config, as ``train.build_phase`` makes it."""
-    rate = optimizer.schedule("constant", 1e-3)
-    return optimizer.phase({"adamw": optimizer.by_name("adamw", rate, {"weight_decay": 0.01})})
-
-
-def create_state(
-    model: nn.Module, image_shape: tuple[int, int, int], rng: jax.Array
-) -> state.TrainState:
-    """The state that the train program takes."""
-    return state.create(model, adamw_phase(), rng, image_shape)
 
 
 def hidden_flops(jaxpr: Jaxpr) -> float:
@@ -138,11 +105,3 @@ def _inner(equation: Any) -> Iterator[tuple[float, float]]:
         yield products, products
     for inner in jaxprs_in_params(equation.params):
         yield _product_flops(inner)
-
-
-def _identity(data: Any, feed: Any) -> Any:
-    return feed
-
-
-def _key() -> Any:
-    return jax.eval_shape(lambda: jax.random.key(0))

@@ -76,7 +76,7 @@ def integrate(times: Sequence[float], watts: Sequence[float]) -> float:
 
 def _power_reader() -> Any:
     """A function that returns watts, or None."""
-    if jax.default_backend() != "gpu":
+    if jax.devices()[0].platform != "gpu":
         return None
     try:
         import pynvml

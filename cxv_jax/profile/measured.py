@@ -7,58 +7,44 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-import flax.linen as nn
 import jax
 import numpy as np
 
-from cxv_jax.profile.compiled import Program, create_state, train_program
+from cxv_jax.phase import Phase
+from cxv_jax.profile.compiled import Program
 from cxv_jax.profile.energy import EnergyMeter
+from cxv_jax.session import Session
 
 SHORTEST = 1.0  # Seconds of one repeat: enough for NVML, and for dispatch to reach a steady state.
-STEPS_PER_CALL = 16  # As the training loop has it, except on CPUs.
 
 
 def measure(
-    model: nn.Module,
-    image_shape: tuple[int, int, int],
-    batch_size: int,
-    *,
-    train: Program,
-    forward: Program,
-    repeats: int,
-) -> dict[str, Any]:
-    """Run both programs on one device, on random images.
+    session: Session, *, train: Program, forward: Program, repeats: int
+) -> dict[str, float | None]:
+    """Run both programs of a session.
 
     Args:
-      model: the model of both programs.
-      image_shape: height, width, channels.
-      batch_size: images of a step.
-      train: from :func:`train_program`; runs as it is on a CPU, 16 steps in a call elsewhere.
-      forward: from :func:`forward_program`.
+      session: of the training.
+      train: from :func:`train_program`.
+      forward: from :func:`forward_program`, for as many images as a step has.
       repeats: the rate is the median of so many, of at least a second each.
 
     Returns:
       ``train_images_per_second``, ``inference_images_per_second``, and the joules of 1,000 images
       ``train_joules_per_1000``, ``inference_joules_per_1000`` (None: not available).
     """
-    steps = 1
-    if jax.default_backend() != "cpu":
-        steps = STEPS_PER_CALL
-        train = train_program(model, image_shape, batch_size, steps)
-    state = jax.jit(partial(create_state, model, image_shape))(jax.random.key(0))
-    draw = np.random.default_rng(0)
-    images = draw.integers(0, 256, (steps, batch_size, *image_shape), dtype=np.uint8)
-    labels = draw.integers(0, model.num_classes, (steps, batch_size), dtype=np.int32)
-    feed, rng = jax.device_put({"image": images, "label": labels}), jax.random.key(1)
+    state, loader = session.phases[Phase.ONE].begin(), session.train_loader
+    steps, feed = next(iter(loader.epoch(0)))
     variables = jax.tree.map(np.asarray, state.variables())  # The state will be donated.
 
     def update() -> Any:
         nonlocal state
-        state, sums = train.compiled(state, rng, {}, feed)
+        state, sums = train.compiled(state, session.rng, loader.data, feed)
         return sums
 
-    variables, batch = jax.device_put(variables), feed["image"][0]
-    predict = partial(forward.compiled, variables, batch)
+    batch_size = session.config.batch_size
+    images = session.dataset.split("train").images[np.arange(batch_size)]
+    predict = partial(forward.compiled, *jax.device_put((variables, images)))
     return {
         **_prefixed("train", rate(update, steps * batch_size, repeats)),
         **_prefixed("inference", rate(predict, batch_size, repeats)),

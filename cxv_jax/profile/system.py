@@ -1,15 +1,18 @@
 """All costs of one system: a model by name with its overrides."""
 
 from collections.abc import Mapping
-from functools import partial
 from typing import Any
 
-import jax
+import numpy as np
 
-from cxv_jax import models, runs
-from cxv_jax.profile.compiled import create_state, flops, forward_program, memory, train_program
+from cxv_jax import machine, models
+from cxv_jax.config import base
+from cxv_jax.data.splits import Dataset, Split
+from cxv_jax.phase import Phase
+from cxv_jax.profile.compiled import flops, forward_program, memory, train_program
 from cxv_jax.profile.measured import measure
 from cxv_jax.profile.parameters import count_parameters
+from cxv_jax.session import Session
 
 
 def complete(system: Mapping[str, Any], image_size: int) -> dict[str, Any]:
@@ -58,12 +61,10 @@ def profile(
     Raises:
       InputError: for an unknown model or field, or images that do not fit the model.
     """
-    fields = complete(system, image_size)
-    model, shape = models.create(num_classes=num_classes, **fields), (image_size, image_size, 3)
-    created = jax.eval_shape(partial(create_state, model, shape), jax.random.key(0))
-    trainable, printed = count_parameters({"params": created.params})
-    train = train_program(model, shape, batch_size)
-    forward = forward_program(model, shape, batch_size)
+    session = session_of(system, num_classes, image_size, batch_size)
+    model, shape = session.model, session.dataset.image_shape
+    trainable, printed = count_parameters({"params": session.phases[Phase.ONE].template.params})
+    train, forward = train_program(session), forward_program(model, shape, batch_size)
     costs: dict[str, Any] = {"parameters": trainable, "parameters_torchsummary": printed}
     for name, program in (("train", train), ("forward", forward)):
         costs[f"{name}_flops"] = flops(program) / batch_size
@@ -71,6 +72,33 @@ def profile(
         bytes_of = memory(program)
         costs |= {f"{name}_memory": bytes_of["peak"], f"{name}_temporary": bytes_of["temporary"]}
     if repeats:
-        costs |= measure(model, shape, batch_size, train=train, forward=forward, repeats=repeats)
-        costs |= runs.peak_memory()
+        if not session.on_cpu:  # As the training loop has it.
+            session = session_of(system, num_classes, image_size, batch_size, steps=16)
+            train = train_program(session)
+        costs |= measure(session, train=train, forward=forward, repeats=repeats)
+        costs |= machine.peak_memory()
     return costs
+
+
+def session_of(
+    system: Mapping[str, Any], num_classes: int, image_size: int, batch_size: int, steps: int = 1
+) -> Session:
+    """The training of a system with the default first phase, on one device and random images.
+
+    Args:
+      system: see :func:`complete`.
+      num_classes: width of the head.
+      image_size: height and width of the images.
+      batch_size: images of a step.
+      steps: in one call; so many batches there are.
+    """
+    fields = complete(system, image_size)
+    config = base(fields["name"], "random images")
+    with config.unlocked():
+        config.model.update(fields)
+        config.update(batch_size=batch_size, steps_per_call=steps)
+    draw, count = np.random.default_rng(0), steps * batch_size
+    images = draw.integers(0, 256, (count, image_size, image_size, 3), dtype=np.uint8)
+    split = Split(images, draw.integers(0, num_classes, count, dtype=np.int32))
+    names = tuple(f"class {i}" for i in range(num_classes))
+    return Session.of(config, dataset=Dataset("random images", names, {"train": split}), devices=1)

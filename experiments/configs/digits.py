@@ -7,7 +7,7 @@ Hardware, time, accuracy: see docs/results/digits.md.
 
 from ml_collections import ConfigDict
 
-from experiments.configs.defaults import base
+from cxv_jax.config import base
 
 
 def get_config(variant: str = "cpv") -> ConfigDict:

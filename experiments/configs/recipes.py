@@ -2,8 +2,8 @@
 
 from ml_collections import ConfigDict
 
+from cxv_jax.config import base
 from cxv_jax.errors import InputError
-from experiments.configs.defaults import base
 
 
 def build(variant: str, source: str, mean: tuple[float, ...], std: tuple[float, ...]) -> ConfigDict:

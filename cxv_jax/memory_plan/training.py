@@ -1,15 +1,13 @@
-"""Training within a budget: the config that the planner makes of the user's."""
+"""Training within a budget: the session that the planner makes of the user's."""
 
+from collections.abc import Callable
 from typing import Any
 
-import jax
-from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from cxv_jax.data.loader import Loader
-from cxv_jax.data.sources import Dataset
-from cxv_jax.plan.choose import ENOUGH, GB, Plan, recommend, rounded_up
-from cxv_jax.plan.planner import Planner, override
+from cxv_jax.memory_plan.choose import ENOUGH, GB, Plan, recommend, rounded_up
+from cxv_jax.memory_plan.planner import Planner
+from cxv_jax.session import Session
 
 FIELDS = ("model.dtype", "model.remat", "micro_batch", "eval_batch_size")  # What a plan sets.
 
@@ -20,32 +18,30 @@ def overrides(config: ConfigDict, planned: ConfigDict) -> list[str]:
     return [f"--config.{name}={new[name]}" for name in FIELDS if old.get(name) != new.get(name)]
 
 
-def apply(config: ConfigDict, mesh: Mesh, dataset: Dataset, loader: Loader) -> ConfigDict:
-    """The config to train with, so that ``config.memory_gb`` a device is enough; prints the choice.
+def fit_session(session: Session, say: Callable[[str], None]) -> Session:
+    """The session to train with, so that ``config.memory_gb`` a device is enough.
 
     What changes is the memory and not the mathematics: ``micro_batch``, ``model.remat`` and, if
     evaluation would need more than training, ``eval_batch_size``. Without ``memory_gb`` this is
-    ``config`` itself.
+    ``session`` itself.
 
     Args:
-      config: of the run; its own ``micro_batch`` and ``model.remat`` are replaced.
-      mesh: from ``sharding.create_mesh``.
-      dataset: from ``build.load_dataset``.
-      loader: of the training split.
+      session: its own ``micro_batch`` and ``model.remat`` are replaced.
+      say: takes one line, the choice.
 
     Raises:
       InputError: if nothing fits, naming the smallest need.
     """
+    config = session.config
     if not config.memory_gb:
-        return config
-    planner, budget = Planner(config, mesh, dataset, loader), config.memory_gb * GB
+        return session
+    planner, budget = Planner(session), config.memory_gb * GB
     chosen = _least_recomputation(planner, budget)
-    planned = override(config, *chosen[:3])
-    planned.eval_batch_size = planner.eval_batch_size(budget)
-    if jax.process_index() == 0:
-        changes = " ".join(overrides(config, planned)) or "the config as it is"
-        print(f"memory_gb={config.memory_gb:g}: {changes}; {rounded_up(chosen.peak)} GB a device")
-    return planned
+    eval_batch_size = planner.eval_batch_size(budget)
+    fitted = planner.fitted(*chosen[:3]).with_(eval_batch_size=eval_batch_size)
+    changes = " ".join(overrides(config, fitted.config)) or "the config as it is"
+    say(f"memory_gb={config.memory_gb:g}: {changes}; {rounded_up(chosen.peak)} GB a device")
+    return fitted
 
 
 def _least_recomputation(planner: Planner, budget: float) -> Plan:

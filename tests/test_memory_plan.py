@@ -10,11 +10,12 @@ from typing import Any
 import jax
 import pytest
 from absl import flags
-from jax.sharding import Mesh
 from ml_collections import ConfigDict, config_flags
 
-from cxv_jax import build, plan, sharding
+from cxv_jax import memory_plan as plan
 from cxv_jax.errors import InputError
+from cxv_jax.phase import Phase
+from cxv_jax.session import Session
 from experiments.configs import digits
 
 ROOT = Path(__file__).parents[1]
@@ -30,22 +31,13 @@ def tiny_config(**fields: Any) -> ConfigDict:
     return config
 
 
-@pytest.fixture(scope="module")
-def mesh() -> Mesh:
-    return sharding.create_mesh(devices=1)
+def session_of(config: ConfigDict) -> Session:
+    return Session.of(config, devices=1)
 
 
 @pytest.fixture(scope="module")
-def parts(mesh: Mesh) -> Any:
-    """What the planner needs besides the config: mesh, data set, loader."""
-    config = tiny_config()
-    dataset = build.load_dataset(config)
-    return mesh, dataset, build.build_loader(config, mesh, dataset, "train")
-
-
-@pytest.fixture(scope="module")
-def planner(parts: Any) -> plan.Planner:
-    return plan.Planner(tiny_config(), *parts)
+def planner() -> plan.Planner:
+    return plan.Planner(session_of(tiny_config()))
 
 
 # Peaks: a line, a line with a step (another algorithm for large sizes), a bend, a constant.
@@ -114,11 +106,12 @@ def test_the_predicted_peak_is_what_xla_reports_and_the_plan_runs(planner: plan.
     assert planner.images_per_second(chosen) > 0
 
 
-def test_the_peak_counts_what_training_holds(parts: Any, planner: plan.Planner) -> None:
+def test_the_peak_counts_what_training_holds(planner: plan.Planner) -> None:
     """State, training pixels with labels and a feed are arguments; evaluation's pixels besides."""
-    _, dataset, loader = parts
+    session = planner.session
+    dataset, loader = session.dataset, session.train_loader
     _, feed = next(loader.epoch(0))
-    arrays = jax.tree.leaves((jax.eval_shape(planner._create), loader.data, feed))
+    arrays = jax.tree.leaves((session.phases[Phase.ONE].template, loader.data, feed))
     arguments = sum(x.size * x.dtype.itemsize for x in arrays)
     sizes = planner.step("float32", "none", 96).memory_analysis()
     assert sizes.argument_size_in_bytes == pytest.approx(arguments, rel=0.01)
@@ -133,29 +126,30 @@ def test_remat_needs_less(planner: plan.Planner) -> None:
 
 
 def test_training_gets_the_least_recomputation_within_its_budget(
-    parts: Any, planner: plan.Planner, capsys: pytest.CaptureFixture[str]
+    planner: plan.Planner,
 ) -> None:
+    said: list[str] = []
     roomy = tiny_config(memory_gb=1.0, micro_batch=2)
-    planned = plan.apply(roomy, *parts)
+    planned = plan.fit_session(session_of(roomy), said.append).config
     assert plan.overrides(roomy, planned) == ["--config.micro_batch=0"]
     assert roomy.micro_batch == 2  # The user's stays as it was.
-    assert "memory_gb=1: --config.micro_batch=0; 0.0" in capsys.readouterr().out
+    assert said[0].startswith("memory_gb=1: --config.micro_batch=0; 0.0")
 
     tight = tiny_config(memory_gb=1.01 * planner.peak("float32", "none", 32) / plan.GB)
-    planned = plan.apply(tight, *parts)
+    planned = plan.fit_session(session_of(tight), said.append).config
     assert (planned.micro_batch, planned.model.remat) == (32, "none")
     assert planned.memory_gb == tight.memory_gb
 
-    free = tiny_config()
-    assert plan.apply(free, *parts) is free
+    free = session_of(tiny_config())
+    assert plan.fit_session(free, said.append) is free
 
 
-def test_too_small_a_budget_is_refused_and_the_need_it_names_is_enough(parts: Any) -> None:
+def test_too_small_a_budget_is_refused_and_the_need_it_names_is_enough() -> None:
     config = tiny_config(memory_gb=1e-4)
     fields = {"image_size": 8, "depth": 1, "dtype": "float32"}
     config.model = ConfigDict({"name": "mlp_mixer_nano", **fields})  # Compiles fast.
     with pytest.raises(InputError) as refusal:
-        plan.apply(config, *parts)
+        plan.fit_session(session_of(config), print)
     assert "\n" not in str(refusal.value)
     need = re.search(
         r"at least (\S+) GB a device \(dtype=float32, remat=\w+, micro_batch=1\)",
@@ -163,21 +157,21 @@ def test_too_small_a_budget_is_refused_and_the_need_it_names_is_enough(parts: An
     )
     assert need is not None
     config.memory_gb = float(need[1])
-    plan.apply(config, *parts)
+    plan.fit_session(session_of(config), print)
 
 
-def test_evaluation_fits_too(parts: Any) -> None:
-    planner = plan.Planner(tiny_config(eval_batch_size=4096), *parts)
+def test_evaluation_fits_too() -> None:
+    planner = plan.Planner(session_of(tiny_config(eval_batch_size=4096)))
     assert planner.eval_batch_size(1e12) == 4096
     small = planner.eval_batch_size(2e-2 * plan.GB)
     assert 1 < small < 4096
     assert 4096 % small == 0
 
 
-def test_batch_norm_sees_the_whole_batch(parts: Any) -> None:
+def test_batch_norm_sees_the_whole_batch() -> None:
     config = tiny_config()
     config.model = ConfigDict({"name": "resnet18", "dtype": "float32"})
-    assert plan.Planner(config, *parts).sizes() == [96]
+    assert plan.Planner(session_of(config)).sizes() == [96]
 
 
 def test_the_command_prints_overrides_that_the_config_takes(

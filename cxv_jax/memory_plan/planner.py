@@ -6,42 +6,28 @@ import time
 from functools import partial
 from typing import Any
 
-import flax.linen as nn
 import jax
-from jax.sharding import Mesh
-from ml_collections import ConfigDict
 
 from cxv_jax import models, sharding
-from cxv_jax.build import build_phase, build_trainer, create_state, places_of, template_of
-from cxv_jax.data.loader import Loader
-from cxv_jax.data.sources import Dataset
-from cxv_jax.plan.choose import Plan, fit
+from cxv_jax.memory_plan.choose import Plan, fit
+from cxv_jax.phase import Phase
 from cxv_jax.profile.compiled import Program, forward_program, memory
-from cxv_jax.state import TrainState
+from cxv_jax.session import Session
 
 
 class Planner:
-    """What the train step of a config needs on the devices at hand, in all its ways to run.
+    """What the train step of a session needs on the devices at hand, in all its ways to run.
 
     Bytes are those of one device: arguments (state, resident training set, feed), results and
     temporaries as XLA lays them out, and the resident split that the run is selected on. The step
     is phase one's, whose optimizer holds more. On a CPU the process itself needs more than that.
-
-    Args:
-      config: of the run.
-      mesh: from ``sharding.create_mesh``.
-      dataset: from ``build.load_dataset``.
-      loader: of the training split.
     """
 
-    def __init__(self, config: ConfigDict, mesh: Mesh, dataset: Dataset, loader: Loader):
-        self.config, self.mesh, self.dataset, self.loader = config, mesh, dataset, loader
-        self._steps, self._feed = next(iter(loader.epoch(0)))
-        draw = partial(jax.random.key, config.seed)
-        self._rng = jax.jit(draw, out_shardings=sharding.replicated(mesh))()
-        self._phase = "phase1" if config.phase1.epochs else "phase2"
-        self._tx = build_phase(config, self._phase, loader.steps_per_epoch)
-        self._template = template_of(self._create, mesh)  # The same in all ways to run.
+    def __init__(self, session: Session):
+        self.session, self.config = session, session.config
+        self._steps, self._feed = next(iter(session.train_loader.epoch(0)))
+        self._phase = Phase.ONE if self.config.phase1.epochs else Phase.TWO
+        self._template = session.phases[self._phase].template  # The same in all ways to run.
         self._state: Any = None
         self._compiled: dict[tuple[str, str, int], Any] = {}
 
@@ -61,7 +47,7 @@ class Planner:
 
         Training with BatchNorm has only the whole: smaller parts have other statistics.
         """
-        batch, devices = self.config[field], self.mesh.size
+        batch, devices = self.config[field], self.session.mesh.size
         if self._template.batch_stats and field == "batch_size":
             return [batch]
         return [size for size in range(devices, batch + 1, devices) if batch % size == 0]
@@ -71,22 +57,20 @@ class Planner:
         program = Program(self.step(dtype, remat, micro_batch), hidden_flops=0.0)
         return memory(program)["peak"] + self._selection_bytes()
 
+    def fitted(self, dtype: str, remat: str, micro_batch: int) -> Session:
+        """The session that runs in this way."""
+        # One pass over the whole batch needs no sum of gradients.
+        parts = 0 if micro_batch == self.config.batch_size else micro_batch
+        again = {"remat": remat} if models.choices(self.config.model.name, "remat") else {}
+        return self.session.with_(micro_batch=parts, dtype=dtype, **again)
+
     def step(self, dtype: str, remat: str, micro_batch: int) -> Any:
         """The compiled ``(state, rng, data, feed) -> (state, sums)``; no state is allocated."""
         key = (dtype, remat, micro_batch)
         if key not in self._compiled:
-            config = override(self.config, *key)
-            update: Any = build_trainer(
-                config,
-                self._model(config),
-                self._tx,
-                self._phase,
-                self._template,
-                self.dataset,
-                self.loader,
-            )
-            arguments = (self._template, self._rng, self.loader.data, self._feed)
-            self._compiled[key] = update.lower(*arguments).compile()
+            update = self.fitted(*key).phases[self._phase].update
+            arguments = (self._template, self.session.rng, self.session.train_loader.data)
+            self._compiled[key] = update.lower(*arguments, self._feed).compile()
         return self._compiled[key]
 
     def images_per_second(self, plan: Plan) -> float:
@@ -100,46 +84,28 @@ class Planner:
 
     def eval_batch_size(self, budget: float) -> int:
         """The largest divisor of ``config.eval_batch_size`` whose evaluation fits."""
-        model, shape = self._model(self.config), self.dataset.image_shape
-        held = sharding.bytes_per_device((self._template, self.loader.data))
+        model, shape = self.session.model, self.session.dataset.image_shape
+        held = sharding.bytes_per_device((self._template, self.session.train_loader.data))
         held += self._selection_bytes()
 
         def peak_of(size: int) -> float:
-            program = forward_program(model, shape, size // self.mesh.size)
+            program = forward_program(model, shape, size // self.session.mesh.size)
             return held + memory(program)["temporary"]
 
         return fit(peak_of, self.sizes("eval_batch_size"), budget)[0]
 
-    def _model(self, config: ConfigDict) -> nn.Module:
-        return models.create(num_classes=self.dataset.num_classes, **config.model)
-
-    def _create(self) -> TrainState:
-        model = self._model(self.config)
-        return create_state(self.config, model, self.dataset.image_shape, self._tx)
-
     def _seconds(self, step: Any) -> float:
         """Of one call, which takes the state that the last one left."""
         if self._state is None:
-            self._state = jax.jit(self._create, out_shardings=places_of(self._template))()
+            self._state = self.session.phases[self._phase].begin()
         started = time.perf_counter()
-        self._state, sums = step(self._state, self._rng, self.loader.data, self._feed)
+        data = self.session.train_loader.data
+        self._state, sums = step(self._state, self.session.rng, data, self._feed)
         jax.block_until_ready((self._state, sums))
         return time.perf_counter() - started
 
     def _selection_bytes(self) -> int:
-        split = self.dataset.splits.get(self.config.selection)
-        if split is None or not self.loader.data:
+        split = self.session.dataset.splits.get(self.config.selection)
+        if split is None or not self.session.train_loader.data:
             return 0
         return len(split) * math.prod(split.image_shape)
-
-
-def override(config: ConfigDict, dtype: str, remat: str, micro_batch: int) -> ConfigDict:
-    """A copy of the config that runs in this way."""
-    planned = config.copy_and_resolve_references()
-    with planned.unlocked():
-        # One pass over the whole batch needs no sum of gradients.
-        planned.micro_batch = 0 if micro_batch == config.batch_size else micro_batch
-        planned.model.dtype = dtype
-        if models.choices(config.model.name, "remat"):
-            planned.model.remat = remat
-    return planned

@@ -1,0 +1,126 @@
+"""What a config may hold: every field, checked before any work, compared before a run goes on."""
+
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from cxv_jax import models
+from cxv_jax.errors import InputError, nearest
+
+AT_LEAST_ONE = ("batch_size", "eval_batch_size", "fsdp", "phase1.patience", "phase2.patience")
+AT_LEAST_ZERO = (
+    *("phase1.epochs", "phase2.epochs", "steps_per_call", "redraw_every"),
+    *("micro_batch", "memory_gb"),
+)
+POSITIVE = ("phase1.learning_rate", "phase2.learning_rate")
+SHARES = ("phase1.label_smoothing", "phase2.label_smoothing", "ema_decay")  # In [0, 1).
+
+
+def base(model: str, source: str) -> ConfigDict:
+    """A run of ``model`` on ``source`` with the paper's method: AdamW, then SGD."""
+    config = ConfigDict()
+    config.seed = 0
+    config.model = ConfigDict({"name": model, **models.defaults(model)})
+    config.data = ConfigDict(
+        {
+            "source": source,
+            "data_dir": "",
+            "image_size": 0,  # 0: as the source has it.
+            "val_fraction": 0.1,  # Held out of train for patience and selection.
+            "val_per_class": 0,  # Wins over val_fraction.
+            "subset_per_class": 0,  # Keep so many training images of each class; 0: all.
+            "on_bad_image": "refuse",  # Or "skip".
+            "mean": (0.5, 0.5, 0.5),
+            "std": (0.5, 0.5, 0.5),
+            "loader": "auto",  # Or "resident" (in accelerator memory), "streaming" (Grain).
+            "memory_share": 0.4,  # Of the device's memory that a resident set may take.
+            "workers": 0,
+        }
+    )
+    config.batch_size = 64
+    config.eval_batch_size = 256
+    config.micro_batch = 0  # Images of one forward and backward pass; 0: the whole batch.
+    config.memory_gb = 0.0  # Of the device: chooses micro_batch and remat to fit; 0: as they are.
+    config.phase1 = phase("adamw", 100, weight_decay=0.01)
+    config.phase2 = phase("sgd", 100, momentum=0.9)
+    config.phase2.keep = ""  # Parameters (a pattern) that stay on phase one's optimizer.
+    config.selection = "val"  # "test" reproduces the paper's protocol; reports say so.
+    config.ema_decay = 0.0  # Of a moving average of the weights, which is then evaluated.
+    config.redraw_every = 0  # Steps between new Performer projections.
+    config.steps_per_call = 0  # Steps in one dispatch; 0: 1 on CPU, 16 elsewhere.
+    config.fsdp = 1  # Devices over which parameters and optimizer state are split.
+    return config
+
+
+def phase(optimizer: str, epochs: int, **options: float) -> ConfigDict:
+    """One phase: an optimizer, its schedule, when it ends, and what the images go through."""
+    return ConfigDict(
+        {
+            "optimizer": optimizer,  # Any optax optimizer; adamw and sgd with PyTorch's defaults.
+            "options": options,  # For the optimizer, e.g. weight_decay or momentum.
+            "decay_kernels_only": False,  # True: no weight decay on biases and norms.
+            "learning_rate": 1e-3,
+            "schedule": "constant",  # Or "cosine", to 0 over `epochs`.
+            "warmup_epochs": 0,  # Linear, from near 0; at most half the phase.
+            "epochs": epochs,  # At most; 0 leaves the phase out.
+            "patience": 20,  # Epochs without improvement that end the phase.
+            "label_smoothing": 0.0,
+            "augment": {  # See cxv_jax.augment.make.
+                "flip": False,
+                "crop_padding": 0,
+                "random_resized_crop": 0.0,
+                "policy": "none",
+                "rand_layers": 2,
+                "rand_magnitude": 9,
+                "erase_probability": 0.0,
+                "mixup_alpha": 0.0,
+                "cutmix_alpha": 0.0,
+            },
+        }
+    )
+
+
+def check_config(config: ConfigDict) -> None:
+    """Refuse values that no run can use.
+
+    Raises:
+      InputError: naming the field, its value and what it must be.
+    """
+    for field in (*AT_LEAST_ONE, *AT_LEAST_ZERO):
+        least = 1 if field in AT_LEAST_ONE else 0
+        _require(config, field, lambda x, least=least: x >= least, f"at least {least}")
+    for field in POSITIVE:
+        _require(config, field, lambda x: x > 0, "positive")
+    for field in SHARES:
+        _require(config, field, lambda x: 0 <= x < 1, "in [0, 1)")
+    _require(config, "selection", lambda x: x in ("val", "test"), "'val' or 'test'")
+    if config.batch_size % max(config.micro_batch, 1):
+        raise InputError(
+            f"config.micro_batch = {config.micro_batch} must divide config.batch_size = "
+            f"{config.batch_size}, or be 0 for the whole batch"
+        )
+    if config.phase1.epochs + config.phase2.epochs == 0:
+        raise InputError("config.phase1.epochs and config.phase2.epochs are both 0: nothing to do")
+
+
+def differences(old: Any, new: Any, name: str = "") -> list[str]:
+    """``FIELD was X, is Y`` for every field of nested plain data that differs."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        keys = sorted(old.keys() | new.keys())
+        nested = (differences(old.get(k), new.get(k), f"{name}.{k}".strip(".")) for k in keys)
+        return [line for lines in nested for line in lines]
+    return [] if old == new else [f"{name} was {old!r}, is {new!r}"]
+
+
+def _require(config: ConfigDict, field: str, holds: Any, what: str) -> None:
+    value = _get(config, field)
+    if not holds(value):
+        raise InputError(f"config.{field} = {value!r} must be {what}")
+
+
+def _get(config: ConfigDict, field: str) -> Any:
+    for name in field.split("."):
+        if name not in config:
+            raise InputError(f"the config has no field {field!r}{nearest(name, list(config))}")
+        config = config[name]
+    return config

@@ -1,0 +1,78 @@
+"""The parts that a config names: data set, loaders, optimizers."""
+
+from typing import Any
+
+import jax
+import optax
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from cxv_jax import optimizer, sharding
+from cxv_jax.attention import random_projection
+from cxv_jax.data import sources
+from cxv_jax.data.loader import Loader, make_loader
+from cxv_jax.errors import InputError
+from cxv_jax.phase import Phase
+
+
+def load_dataset(config: ConfigDict) -> sources.Dataset:
+    """The data set that ``config.data`` names, with its splits fixed by ``config.seed``."""
+    fields = ("val_fraction", "val_per_class", "subset_per_class", "image_size", "data_dir")
+    options = {name: config.data[name] for name in (*fields, "on_bad_image")}
+    return sources.load(config.data.source, seed=config.seed, **options)
+
+
+def make_optimizer(
+    config: ConfigDict, phase: Phase, steps_per_epoch: int
+) -> optax.GradientTransformation:
+    """The optimizer of a phase.
+
+    Parameters whose path matches ``config.phase2.keep`` stay on phase one's optimizer.
+    """
+    fields = config[phase.key]
+    total = fields.epochs * steps_per_epoch
+    rate = optimizer.schedule(
+        fields.schedule,
+        fields.learning_rate,
+        warmup_steps=min(fields.warmup_epochs * steps_per_epoch, total // 2),
+        total_steps=max(total, 1),
+    )
+    options = dict(fields.options)
+    if fields.decay_kernels_only:
+        options["mask"] = optimizer.decay_mask
+    transforms = {fields.optimizer: optimizer.by_name(fields.optimizer, rate, options)}
+    labels = [(".*", fields.optimizer)]
+    if phase is Phase.TWO and fields.keep:
+        first, kept = config.phase1, f"phase1_{config.phase1.optimizer}"
+        transforms[kept] = optimizer.by_name(
+            first.optimizer, first.learning_rate, dict(first.options)
+        )
+        labels.insert(0, (fields.keep, kept))
+    return optimizer.phase(transforms, labels)
+
+
+def split_loader(config: ConfigDict, mesh: Mesh, dataset: sources.Dataset, name: str) -> Loader:
+    """The loader of a split, placed and sized as the config says."""
+    train = name == "train"
+    if name not in dataset.splits:
+        raise InputError(f"{dataset.name} has no {name} split, only {', '.join(dataset.splits)}")
+    on_cpu = mesh.devices.flat[0].platform == "cpu"
+    return make_loader(
+        dataset.splits[name],
+        batch_size=config.batch_size if train else config.eval_batch_size,
+        seed=config.seed,
+        batch_sharding=sharding.batch_sharding(mesh),
+        train=train,
+        kind=config.data.loader,
+        steps_per_call=config.steps_per_call or (1 if on_cpu else 16),
+        memory_share=config.data.memory_share,
+        workers=config.data.workers,
+    )
+
+
+def redraw_projections(rng: jax.Array, constants: Any) -> Any:
+    """New random features for every layer of ``constants``, each from its own key."""
+    leaves, tree = jax.tree.flatten(constants)
+    rngs = jax.random.split(rng, len(leaves))
+    new = [random_projection(r, *leaf.shape) for r, leaf in zip(rngs, leaves, strict=True)]
+    return jax.tree.unflatten(tree, new)

@@ -1,0 +1,261 @@
+"""What a run writes down: lines of ``metrics.jsonl``, ``summary.json``, each checkpoint's record.
+
+Top-1 and top-5 are fractions in 0..1, losses nats. Files of older versions are read too: fields
+they lack get their defaults, fields unknown here are dropped.
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+
+from cxv_jax.phase import Phase
+
+R = TypeVar("R", bound="Record")
+
+
+class Record:
+    """A dataclass that goes to JSON and comes back."""
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain data; nested records too."""
+        return dataclasses.asdict(self)  # type: ignore[call-overload]
+
+    @classmethod
+    def from_json(cls: type[R], data: Mapping[str, Any]) -> R:
+        """The record that ``data`` was made of, whatever version wrote it.
+
+        Raises:
+          TypeError: a field without default is missing.
+        """
+        names = {field.name for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
+        known = {name: value for name, value in data.items() if name in names}
+        return cls(**{k: READERS.get((cls, k), _as_it_is)(x) for k, x in known.items()})
+
+
+@dataclasses.dataclass(frozen=True)
+class EpochRecord(Record):
+    """One epoch, as ``metrics.jsonl`` has it (``kind: epoch``).
+
+    Attributes:
+      phase: the running phase.
+      epoch: counts through both phases, from 1.
+      step: optimizer steps done.
+      train_loss: mean over the epoch's images, against mixed and smoothed labels.
+      train_top1: against the unmixed labels.
+      val_loss: of the selection split, as ``val_top1`` and ``val_top5``.
+      best_top1: of the best epoch so far.
+      improved: whether this is the best epoch.
+      patience_left: epochs without improvement that the phase would still allow.
+      learning_rate: the largest of the optimizer's, after the epoch.
+      images_per_second: of the epoch's steps.
+      seconds: of the epoch's steps.
+      selection: name of the selection split, ``val`` or ``test``.
+    """
+
+    phase: Phase
+    epoch: int
+    step: int
+    train_loss: float
+    train_top1: float
+    val_loss: float
+    val_top1: float
+    val_top5: float
+    best_top1: float
+    improved: bool
+    patience_left: int
+    learning_rate: float
+    images_per_second: float
+    seconds: float
+    selection: str = "val"
+
+
+@dataclasses.dataclass(frozen=True)
+class HandoffRecord(Record):
+    """The handoff, as ``metrics.jsonl`` has it (``kind: handoff``).
+
+    Attributes:
+      phase: the one that begins.
+      epoch: the last one before it.
+      step: optimizer steps done.
+      best_top1: of the weights that go on.
+      from_epoch: whose weights go on; 0: the initial ones.
+    """
+
+    phase: Phase
+    epoch: int
+    step: int
+    best_top1: float
+    from_epoch: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Best(Record):
+    """The best epoch of a phase by its figures on the selection split."""
+
+    top1: float = -1.0
+    loss: float = math.inf
+    top5: float = -1.0
+    epoch: int = 0
+
+    def __lt__(self, other: "Best") -> bool:
+        """A tie of top-1 goes to the smaller loss."""
+        return (self.top1, -self.loss) < (other.top1, -other.loss)
+
+
+@dataclasses.dataclass
+class Progress(Record):
+    """Where a run stands besides its arrays; part of every checkpoint's record.
+
+    Attributes:
+      phase: the running one.
+      epoch: whole epochs done, over both phases.
+      phase_epoch: whole epochs done in this phase.
+      steps: done in the running epoch.
+      patience: epochs since the last improvement.
+      seconds: of the run so far.
+      sums: of the metrics over the steps of the running epoch.
+      best: by the phase's key.
+      rates: images/s by epoch.
+    """
+
+    phase: Phase = Phase.ONE
+    epoch: int = 0
+    phase_epoch: int = 0
+    steps: int = 0
+    patience: int = 0
+    seconds: float = 0.0
+    sums: dict[str, float] = dataclasses.field(default_factory=dict)
+    best: dict[str, Best] = dataclasses.field(default_factory=dict)
+    rates: list[float] = dataclasses.field(default_factory=list)
+
+    def end_epoch(self, top1: float, loss: float, top5: float) -> bool:
+        """Count an epoch with these figures on the selection split; whether it is the best."""
+        self.epoch, self.phase_epoch = self.epoch + 1, self.phase_epoch + 1
+        self.steps, self.sums = 0, {}
+        found = Best(top1, loss, top5, self.epoch)
+        improved = self.best_so_far() < found
+        self.patience = 0 if improved else self.patience + 1
+        if improved:
+            self.best[self.phase.key] = found
+        return improved
+
+    def best_so_far(self) -> Best:
+        """The best epoch, of phase two if it has one."""
+        return self.best.get(Phase.TWO.key) or self.best.get(Phase.ONE.key) or Best()
+
+
+@dataclasses.dataclass(frozen=True)
+class DataRecord(Record):
+    """What prediction needs to know of the data.
+
+    Attributes:
+      class_names: in the order of the logits.
+      image_shape: height, width, channels.
+      name: of the data set.
+      named: False for numbers in place of names (imported weights).
+    """
+
+    class_names: tuple[str, ...]
+    image_shape: tuple[int, int, int]
+    name: str = ""
+    named: bool = True
+
+
+@dataclasses.dataclass(frozen=True)
+class Meta(Record):
+    """What a checkpoint says of itself.
+
+    Attributes:
+      config: of the run, as plain data.
+      dataset: what it was trained on.
+      progress: where training stood; None for imported weights.
+      selection: the split that selected the weights; empty for imported weights.
+    """
+
+    config: dict[str, Any]
+    dataset: DataRecord
+    progress: Progress | None = None
+    selection: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class PhaseSummary(Record):
+    """The best weights of a phase: of which epoch, on the selection split, on test."""
+
+    epoch: int
+    val_top1: float
+    test_top1: float
+    test_top5: float
+    val_top5: float | None = None
+    val_loss: float | None = None
+    test_loss: float | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Summary(Record):
+    """A finished run, as ``summary.json`` has it.
+
+    Attributes:
+      workdir: the run's folder.
+      dataset: name of the data set.
+      model: name of the model.
+      selection: the split that selected the weights, ``val`` or ``test``.
+      test_top1: of the last phase's best weights, as ``test_top5``.
+      phases: by the phase's key.
+      parameters: trainable ones.
+      images_per_second: the median over the epochs.
+      seconds: of the whole run.
+      peak_memory_bytes: most memory held, of what ``peak_memory_of`` names.
+      device: number and kind.
+      config: of the run, as plain data.
+      seed: of the run.
+      epochs: over both phases.
+      command: that trained it, as typed.
+      date: when it finished.
+      python: version.
+      versions: of the packages that compute.
+    """
+
+    workdir: str
+    dataset: str
+    model: str
+    selection: str
+    test_top1: float
+    test_top5: float
+    phases: dict[str, PhaseSummary]
+    parameters: int
+    images_per_second: float
+    seconds: float
+    peak_memory_bytes: int
+    peak_memory_of: str
+    device: str
+    config: dict[str, Any]
+    seed: int = 0
+    epochs: int = 0
+    command: str = ""
+    date: str = ""
+    python: str = ""
+    versions: dict[str, str] = dataclasses.field(default_factory=dict)
+
+
+def _as_it_is(value: Any) -> Any:
+    return value
+
+
+def _by_key(kind: type[R]) -> Callable[[dict[str, Any]], dict[str, R]]:
+    return lambda data: {key: kind.from_json(value) for key, value in data.items()}
+
+
+# What JSON does not bring back as it was, by record and field.
+READERS: dict[tuple[type, str], Callable[[Any], Any]] = {
+    (EpochRecord, "phase"): Phase,
+    (HandoffRecord, "phase"): Phase,
+    (Progress, "phase"): Phase,
+    (Progress, "best"): _by_key(Best),
+    (DataRecord, "class_names"): tuple,
+    (DataRecord, "image_shape"): tuple,
+    (Meta, "dataset"): DataRecord.from_json,
+    (Meta, "progress"): lambda data: data and Progress.from_json(data),
+    (Summary, "phases"): _by_key(PhaseSummary),
+}
