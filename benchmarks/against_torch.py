@@ -1,185 +1,94 @@
-"""Our train step and prediction against PyTorch's, alternating on one machine.
+"""Our train step and prediction beside PyTorch's: tables, pictures, settings. Needs torch.
 
-Each side lives in a process of its own, with the same malloc settings, and works only when it is
-its turn, so ratios hold under load that would bend times. Used by
-``python -m experiments.benchmark --against=torch``; as a program this file is one side.
+python -m benchmarks.against_torch --models=cpv,cnv,cltv --batch_size=16 --output=runs/against_torch
 """
 
+import importlib.util
 import json
 import os
-import statistics
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
-from benchmarks import sides
+from absl import flags
 
-ROOT = Path(__file__).parents[1]
-SIDES: dict[str, dict[str, Any]] = {
-    "ours": dict(kind="jax"),
-    "torch eager": dict(kind="torch"),
-    "torch eager, channels-last": dict(kind="torch", channels_last=True),
-    "torch.compile": dict(kind="torch", compiled=True),
-}
-# Title, field of a row, digits.
-COLUMNS = [
-    ("model", "model", None),
-    ("side", "side", None),
-    ("pixels", "size", 0),
-    ("devices", "devices", 0),
-    ("training images/s", "train_images_per_s", 2),
-    ("ours / this", "train_ratio", 2),
-    ("inference images/s", "infer_images_per_s", 1),
-    ("ours / this", "infer_ratio", 2),
-    ("peak memory GB", "peak_gb", 2),
-    ("ours / this", "memory_ratio", 2),
-    ("temporaries MB/image", "temp_mb_per_image", 1),
-    ("of matrix-product rate", "fraction_of_matmul", 2),
-    ("page faults/step", "faults", 0),
-]
+from cxv_jax.launch import command
+
+MODELS = ("cpv", "cnv", "cltv")
+SIZES = (16, 32, 64, 128, 256)
+
+_MODELS = flags.DEFINE_list("models", list(MODELS), "Which, at their published sizes.")
+_BATCH_SIZE = flags.DEFINE_integer("batch_size", 64, "Images of a step.", lower_bound=1)
+_DTYPE = flags.DEFINE_list("dtype", ["float32"], "float32, bfloat16 or both.")
+_IMAGE_SIZE = flags.DEFINE_integer("image_size", 32, "Pixels a side.", lower_bound=1)
+_REPEATS = flags.DEFINE_integer("repeats", 5, "Turns of each side.", lower_bound=1)
+_GROW = flags.DEFINE_bool("grow", False, "Also over image sizes and devices.")
+_OUTPUT = flags.DEFINE_string("output", None, "Folder for tables and pictures.")
 
 
-class Worker:
-    """One side in its own process: a line in, a line of JSON out."""
+def main(argv: list[str]) -> None:
+    """Print the tables; with ``--output`` save them with the rows and the pictures."""
+    if argv:
+        command.fail("expected nothing besides flags; see --help")
+    if importlib.util.find_spec("torch") is None:
+        command.fail("this needs PyTorch: pip install torch")
+    if unknown := [name for name in _MODELS.value if name not in MODELS]:
+        command.fail(f"expected models of {', '.join(MODELS)}, not {unknown[0]!r}")
+    from benchmarks import side_by_side  # Late: --help must not wait for it.
 
-    def __init__(self, devices: int = 1, **request: Any) -> None:
-        command, pipe = [sys.executable, "-m", "benchmarks.against_torch"], subprocess.PIPE
-        environment = dict(os.environ)
-        if devices > 1:  # Counts on a CPU only, where one device becomes several.
-            flag = f"--xla_force_host_platform_device_count={devices}"
-            environment["XLA_FLAGS"] = f"{environment.get('XLA_FLAGS', '')} {flag}"
-            request["devices"] = devices
-        self.process = subprocess.Popen(
-            command, cwd=ROOT, stdin=pipe, stdout=pipe, text=True, env=environment
-        )
-        self.facts = self.ask(request)
-
-    def ask(self, message: Any) -> dict[str, Any]:
-        """Send, wait, receive."""
-        assert self.process.stdin is not None
-        assert self.process.stdout is not None
-        print(json.dumps(message), file=self.process.stdin, flush=True)
-        line = self.process.stdout.readline()
-        if not line:
-            raise BrokenPipeError("a side of the benchmark ended early; its message is above")
-        return json.loads(line)
-
-    def close(self) -> None:
-        """Let the process end by itself."""
-        assert self.process.stdin is not None
-        self.process.stdin.close()
-        self.process.wait()
+    tables: dict[str, Any] = {}
+    names = list(side_by_side.SIDES)
+    for dtype in _DTYPE.value:
+        request = dict(batch=_BATCH_SIZE.value, dtype=dtype, size=_IMAGE_SIZE.value)
+        rows = []
+        for model in _MODELS.value:
+            rows += side_by_side.turns_of(model, names, rounds=_REPEATS.value, steps=1, **request)
+        _show(tables, f"sides_{dtype}", rows)
+        if _GROW.value:
+            rows = side_by_side.growth(_MODELS.value[0], names[:2], list(SIZES), **request)
+            _show(tables, f"growth_{dtype}", rows)
+    settings = _settings(_BATCH_SIZE.value)
+    print(settings)
+    if _OUTPUT.value:
+        _save(tables, settings, Path(_OUTPUT.value))
 
 
-def compare(
-    model: str, names: list[str], *, rounds: int, steps: int, **request: Any
-) -> list[dict[str, Any]]:
-    """Rows of one model, one a side, ours first.
+def _show(tables: dict[str, Any], name: str, rows: list[dict[str, Any]]) -> None:
+    from benchmarks.side_by_side import markdown
 
-    Args:
-      model: ``cpv``, ``cnv`` or ``cltv``, at its published size.
-      names: keys of ``SIDES``; one that cannot be started is left out.
-      rounds: turns of each side, the order reversed in every other one.
-      steps: of a turn, of which the median.
-      **request: ``batch``, ``dtype``, ``size``.
-
-    Returns:
-      Medians over the rounds, and of the ratios within each round.
-    """
-    rows, workers = [], {}
-    for name in names:
-        try:
-            workers[name] = Worker(model=model, **SIDES[name], **request)
-        except BrokenPipeError:
-            if name == names[0]:
-                raise
-            print(f"{model}: {name} ended early, see above; left out", file=sys.stderr)
-    names = list(workers)
-    turns: dict[tuple[str, str], list[dict[str, Any]]] = {}
-    gflops = 0.0  # The best of all rounds: a moment's rate can be half of it.
-    for i in range(rounds):
-        gflops = max(gflops, sides.matmul_gflops())
-        for what in ("train", "infer"):
-            for name in names if i % 2 == 0 else reversed(names):
-                answer = workers[name].ask([what, steps])
-                turns.setdefault((what, name), []).append(answer)
-    for name in names:
-        row = {"model": model, "side": name, "size": request["size"], **workers[name].facts}
-        for what in ("train", "infer"):
-            mine, ours = turns[what, name], turns[what, names[0]]
-            row[f"{what}_images_per_s"] = request["batch"] / _median(mine, "seconds")
-            pairs = zip(mine, ours, strict=True)
-            row[f"{what}_ratio"] = statistics.median(t["seconds"] / o["seconds"] for t, o in pairs)
-        row["faults"] = _median(turns["train", name], "faults")
-        row["peak_gb"] = turns["train", name][-1]["peak_gb"]
-        row["memory_ratio"] = turns["train", names[0]][-1]["peak_gb"] / row["peak_gb"]
-        rows.append(row)
-        workers[name].close()
-    return _with_fractions(rows, gflops)
+    tables[name] = rows
+    print(f"{markdown(rows)}\n", flush=True)
 
 
-def growth(model: str, names: list[str], sizes: list[int], **request: Any) -> list[dict[str, Any]]:
-    """Rows of one model at several image sizes, and for ours on 1 to 8 devices.
+def _settings(batch_size: int) -> str:
+    """What both sides ran under."""
+    import torch
 
-    On a CPU the devices share its cores: only their memory tells something.
-    """
-    rounds = dict(rounds=2, steps=1)
-    rows = [
-        row
-        for size in sizes
-        for row in compare(model, names, **rounds, **{**request, "size": size, "batch": 1})
-    ]
-    for devices in (1, 2, 4, 8):
-        worker = Worker(model=model, kind="jax", devices=devices, **{**request, "batch": 16})
-        turn = [worker.ask(["train", 1]) for _ in range(2)][-1]
-        row = {"model": model, "side": "ours", "size": request["size"], "devices": devices}
-        rate = 16 / turn["seconds"]
-        rows.append(row | worker.facts | {"train_images_per_s": rate, "peak_gb": turn["peak_gb"]})
-        worker.close()
-    return rows
+    from cxv_jax import machine
+
+    facts = machine.environment()
+    return (
+        f"Training step with AdamW, and prediction; batch {batch_size} (growth: 1 for the sizes, "
+        f"16 for the devices); {facts['device']}, {facts['date']}; jax {facts['versions']['jax']}, "
+        f"torch {torch.__version__}. GLIBC_TUNABLES of all sides: "
+        f"{os.environ.get('GLIBC_TUNABLES', 'not set')}. "
+        "Fractions: PyTorch's count of FLOPs over XLA's measured float32 matrix-product rate. "
+        "Peak memory: of the device's allocator, on a CPU of the process, compilation included."
+    )
 
 
-def markdown(rows: list[dict[str, Any]]) -> str:
-    """The rows as a table."""
-    columns = [column for column in COLUMNS if any(column[1] in row for row in rows)]
-    cells = [[_cell(row.get(field), digits) for _, field, digits in columns] for row in rows]
-    rules = ["---" if digits is None else "---:" for *_, digits in columns]
-    lines = [[title for title, *_ in columns], rules, *cells]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+def _save(tables: dict[str, Any], settings: str, folder: Path) -> None:
+    from benchmarks import pictures, side_by_side
+    from cxv_jax.files import write_text
 
-
-def _cell(value: Any, digits: int | None) -> str:
-    if value is None:
-        return ""
-    return value if digits is None else f"{value:,.{digits}f}"
-
-
-def _median(turns: list[dict[str, Any]], field: str) -> float:
-    return statistics.median(turn[field] for turn in turns)
-
-
-def _with_fractions(rows: list[dict[str, Any]], gflops: float) -> list[dict[str, Any]]:
-    """Of this machine's matrix-product rate, by PyTorch's count of what a step has to do."""
-    work = next((row["gflop_per_image"] for row in rows if "gflop_per_image" in row), None)
-    for row in rows if work else []:
-        row["fraction_of_matmul"] = work * row["train_images_per_s"] / gflops
-    return rows
-
-
-def work() -> None:
-    """Be one side: build what the first line asks for, then take turns."""
-    replies = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # Whatever a library prints goes to standard error.
-    request = json.loads(sys.stdin.readline())
-    kinds: dict[str, Any] = {"jax": sides.jax_side, "torch": sides.torch_side}
-    side = kinds[request.pop("kind")](**request)
-    for what in 3 * ("train", "infer"):
-        sides.turn(side, what, 2)  # Compiles, and goes on until malloc has pages for both.
-    print(json.dumps(side.facts), file=replies, flush=True)
-    for line in sys.stdin:
-        print(json.dumps(sides.turn(side, *json.loads(line))), file=replies, flush=True)
+    folder.mkdir(parents=True, exist_ok=True)
+    text = "\n\n".join([*(side_by_side.markdown(rows) for rows in tables.values()), settings])
+    write_text(folder / "against_torch.md", text + "\n")
+    write_text(folder / "against_torch.json", json.dumps(tables, indent=1) + "\n")
+    for name, rows in tables.items():
+        draw = pictures.draw_sides if name.startswith("sides") else pictures.draw_growth
+        draw(rows, folder / f"{name}.png")
+    print(f"saved in {folder}")
 
 
 if __name__ == "__main__":
-    work()
+    command.run(main)

@@ -20,6 +20,14 @@ import numpy as np
 from benchmarks.sides import timed
 
 IMAGES, STREAM_BATCH = 20_000, 128
+STRONG = {  # The augmentation of the recipe `strong`.
+    "flip": True,
+    "crop_padding": 4,
+    "policy": "trivial",
+    "erase_probability": 0.1,
+    "mixup_alpha": 0.2,
+    "cutmix_alpha": 1.0,
+}
 WORKERS = (0, 2)  # Of PyTorch's loader; the faster counts.
 Parts = dict[str, Callable[[], Any]]
 Seconds = dict[str, list[float]]
@@ -50,65 +58,58 @@ def ratios(seconds: Seconds, above: str, below: str) -> tuple[float, float, floa
 
 
 def resident_parts(batch: int) -> Parts:
-    """The step on a batch at hand, what brings and augments a batch, and both as they train."""
+    """The step on the same batch again, what brings and augments a batch, both as they train."""
     import jax
 
-    from cxv_jax import augment, models, sharding, state, step, train
-    from cxv_jax.data.loader import make_loader
-    from cxv_jax.data.splits import Split
-    from experiments.configs.cifar10 import get_config
+    from cxv_jax import augment
+    from cxv_jax.config import base
 
-    config, mesh = get_config("cpv,strong"), sharding.create_mesh()
-    everywhere = sharding.replicated(mesh)
-    model = models.create(num_classes=10, **config.model)
-    loader = make_loader(
-        Split(*random_images(50_000)),
-        batch_size=batch,
-        seed=0,
-        batch_sharding=sharding.batch_sharding(mesh),
-        train=True,
-        kind="resident",
-    )
-    strong = augment.make(**config.phase1.augment)
-    tx = train.build_phase(config, "phase1", loader.steps_per_epoch)
-    rng = jax.device_put(jax.random.key(0), everywhere)
-    create = partial(state.create, model, tx, rng, (32, 32, 3), ema=True)
+    config = base("cpv", "random images")
+    config.batch_size, config.ema_decay = batch, 0.999
+    plain = _session(config, batch)
+    config.phase1.augment.update(STRONG)
+    strong = _session(config, 50_000)
+    loader, change = strong.train_loader, augment.make(**config.phase1.augment)
     feeds = (feed for epoch in range(100) for _, feed in loader.epoch(epoch))
-
-    def updating(augment: Any, fetch: Any, data: Any, next_feed: Callable[[], Any]) -> Any:
-        """One train step, as :mod:`cxv_jax.train` builds it."""
-        settings = step.StepConfig(
-            mean=tuple(config.data.mean),
-            std=tuple(config.data.std),
-            num_classes=10,
-            label_smoothing=config.phase1.label_smoothing,
-            ema_decay=config.ema_decay,
-            augment=augment,
-            redraw=lambda rng, constants: constants,
-            redraw_every=0,
-        )
-        update = step.many(partial(step.train_step, model, tx, settings), fetch)
-        compiled = jax.jit(update, donate_argnums=0, out_shardings=(everywhere, None))
-        box = [jax.jit(create, out_shardings=everywhere)()]
-
-        def run() -> None:
-            box[0], sums = compiled(box[0], rng, data, next_feed())
-            jax.block_until_ready((box[0], sums))
-
-        return run
+    (_, same), *_ = plain.train_loader.epoch(0)
 
     @jax.jit
     def bring(rng: Any, data: Any, feed: Any) -> Any:
         batch = loader.fetch(data, jax.tree.map(lambda x: x[0], feed))
-        return strong(rng, batch["image"], jax.nn.one_hot(batch["label"], 10))
+        return change(rng, batch["image"], jax.nn.one_hot(batch["label"], 10))
 
-    images, labels = random_images(batch)
-    at_hand = jax.device_put({"image": images[None], "label": labels[None]}, everywhere)
     return {
-        "step": updating(augment.make(), lambda data, feed: feed, {}, lambda: at_hand),
-        "input": lambda: jax.block_until_ready(bring(rng, loader.data, next(feeds))),
-        "both": updating(strong, loader.fetch, loader.data, partial(next, feeds)),
+        "step": _updating(plain, lambda: same),
+        "input": lambda: jax.block_until_ready(bring(strong.rng, loader.data, next(feeds))),
+        "both": _updating(strong, partial(next, feeds)),
     }
+
+
+def _session(config: Any, count: int) -> Any:
+    """A session on ``count`` random images."""
+    from cxv_jax.data.splits import Dataset, Split
+    from cxv_jax.session import Session
+
+    names = tuple(map(str, range(10)))
+    train = {"train": Split(*random_images(count))}
+    return Session.of(config, dataset=Dataset("random images", names, train))
+
+
+def _updating(session: Any, next_feed: Callable[[], Any]) -> Callable[[], None]:
+    """One train step after the other."""
+    import jax
+
+    from cxv_jax.phase import Phase
+
+    phase = session.phases[Phase.ONE]
+    box = [phase.begin()]
+
+    def run() -> None:
+        arguments = (session.rng, session.train_loader.data, next_feed())
+        box[0], sums = phase.update(box[0], *arguments)
+        jax.block_until_ready((box[0], sums))
+
+    return run
 
 
 def streaming_parts(folder: Path) -> Parts:
@@ -218,8 +219,8 @@ def row(what: str, found: str, wanted: str = "") -> dict[str, str]:
 
 def main() -> None:
     """Command line."""
-    from benchmarks.against_torch import markdown
-    from cxv_jax.runs import environment
+    from benchmarks.side_by_side import markdown
+    from cxv_jax.machine import environment
 
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--batch", type=int, default=16)
@@ -237,7 +238,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    from experiments import allocator
+    from cxv_jax.launch import allocator
 
     allocator.ensure()
     allocator.compute_inline()

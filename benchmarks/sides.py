@@ -1,4 +1,7 @@
-"""Training and prediction of each framework behind one call: ``step()`` runs to its end."""
+"""Training and prediction of each framework behind one call: ``step()`` runs to its end.
+
+As a program this is one side of ``side_by_side``.
+"""
 
 import os
 import resource
@@ -34,7 +37,7 @@ def jax_side(
     import optax
 
     from cxv_jax import models, sharding
-    from experiments import allocator
+    from cxv_jax.launch import allocator
 
     allocator.compute_inline()  # Here: PyTorch's process must not import JAX.
     mesh = sharding.create_mesh(devices=devices)
@@ -157,3 +160,21 @@ def _jax_peak() -> int | None:
     import jax
 
     return (jax.local_devices()[0].memory_stats() or {}).get("peak_bytes_in_use")
+
+
+def work() -> None:
+    """Be one side: build what the first line asks for, then take turns."""
+    replies = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # Whatever a library prints goes to standard error.
+    request = json.loads(sys.stdin.readline())
+    kinds: dict[str, Any] = {"jax": jax_side, "torch": torch_side}
+    side = kinds[request.pop("kind")](**request)
+    for what in 3 * ("train", "infer"):
+        turn(side, what, 2)  # Compiles, and goes on until malloc has pages for both.
+    print(json.dumps(side.facts), file=replies, flush=True)
+    for line in sys.stdin:
+        print(json.dumps(turn(side, *json.loads(line))), file=replies, flush=True)
+
+
+if __name__ == "__main__":
+    work()

@@ -64,5 +64,7 @@ def launched() -> float:
 def _command() -> list[str]:
     """``experiments.train --flag``, as the user typed it."""
     program = Path(sys.argv[0])
+    if program.name == "__main__.py":
+        program = program.parent.with_suffix(".py")
     name = f"{program.parent.name}.{program.stem}" if program.suffix == ".py" else program.name
     return [name, *sys.argv[1:]]

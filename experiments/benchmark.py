@@ -2,7 +2,6 @@
 
 python -m experiments.benchmark --models=cpv,cnv,cltv,vit --batch_size=64 --dtype=float32,bfloat16
 python -m experiments.benchmark --config=experiments/configs/compare_cifar10_small.py --static_only
-python -m experiments.benchmark --against=torch --batch_size=16 --output=runs/against_torch
 
 Prints a Markdown table. Every system runs in a process of its own, on the first device.
 """
@@ -16,7 +15,8 @@ from typing import Any
 from absl import flags
 from ml_collections import config_flags
 
-from experiments import against, children, cli
+from cxv_jax.launch import children, command
+from cxv_jax.tables import markdown
 
 MODELS = flags.DEFINE_list("models", None, "Models at their published sizes; all: every one.")
 CONFIG = config_flags.DEFINE_config_file("config", None, "A comparison, whose systems to take.")
@@ -28,9 +28,6 @@ NUM_CLASSES = flags.DEFINE_integer("num_classes", 10, "Width of the head.", lowe
 REPEATS = flags.DEFINE_integer("repeats", 5, "Timed runs, of which the median.", lower_bound=1)
 STATIC_ONLY = flags.DEFINE_bool("static_only", False, "Time nothing, only compile.")
 JSON = flags.DEFINE_string("json", None, "File for the figures in full precision.")
-AGAINST = flags.DEFINE_enum("against", None, ["torch"], "CPV, CNV, CLTV side by side with it.")
-GROW = flags.DEFINE_bool("grow", False, "With --against: also over image sizes and devices.")
-OUTPUT = flags.DEFINE_string("output", None, "With --against: folder for tables and pictures.")
 
 PASSED_ON = ("batch_size", "image_size", "num_classes", "repeats", "static_only")
 # Title, field, unit, digits.
@@ -51,18 +48,8 @@ COLUMNS: list[tuple[str, str, float, int]] = [
 
 def main(argv: list[str]) -> int:
     """Print the table; return the exit code, 1 if a system failed."""
-    if AGAINST.value and not (argv or CONFIG.value or SYSTEM.value or STATIC_ONLY.value):
-        return against.run(
-            MODELS.value or against.MODELS,
-            DTYPE.value,
-            batch_size=BATCH_SIZE.value,
-            image_size=IMAGE_SIZE.value,
-            repeats=REPEATS.value,
-            grow=GROW.value,
-            output=OUTPUT.value,
-        )
     if argv or sum(each is not None for each in (MODELS.value, CONFIG.value, SYSTEM.value)) != 1:
-        cli.fail("expected --models=NAMES, --config=FILE or --system=JSON; see --help")
+        command.fail("expected --models=NAMES, --config=FILE or --system=JSON; see --help")
     chosen = _systems()
     systems = [{**s, "dtype": d} for d in DTYPE.value for s in chosen] or chosen
     if len(systems) == 1:
@@ -80,11 +67,10 @@ def table(rows: list[dict[str, Any]]) -> list[str]:
     """The rows as a Markdown table, with the machine below it."""
     columns = [column for column in COLUMNS if any(column[1] in row for row in rows)]
     titles = ["system", "dtype", *(title for title, *_ in columns)]
-    lines = [titles, ["---", "---", *["---:"] * len(columns)]]
-    lines += [[row["system"], row["dtype"], *_cells(row, columns)] for row in rows]
+    cells = [[row["system"], row["dtype"], *_cells(row, columns)] for row in rows]
     done = [row for row in rows if "error" not in row]
     footer = [_machine(done[0])] if done else []
-    return [f"| {' | '.join(cells)} |" for cells in lines] + ["", *footer]
+    return [*markdown(titles, cells, text_columns=2), "", *footer]
 
 
 def _cells(row: dict[str, Any], columns: list[tuple[str, str, float, int]]) -> list[str]:
@@ -159,4 +145,4 @@ def _write_json(rows: Any, path: Path) -> None:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    command.run(main)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from absl import flags
 
-from experiments import cli
+from cxv_jax.launch import command
 
 if TYPE_CHECKING:
     from cxv_jax.data.sources import Dataset
@@ -28,7 +28,7 @@ _DATA_DIR = flags.DEFINE_string("data_dir", "", "Where its files are, if not whe
 def main(argv: list[str]) -> None:
     """Evaluate ``--workdir`` on ``--split``."""
     if not _WORKDIR.value or argv:
-        cli.fail("expected --workdir=FOLDER and nothing besides flags; see --help")
+        command.fail("expected --workdir=FOLDER and nothing besides flags; see --help")
     from cxv_jax import inference, plots  # Late: --help must not wait for JAX.
     from cxv_jax.files import write_text
 
@@ -100,4 +100,4 @@ def table(summary: dict[str, Any]) -> list[str]:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    command.run(main)

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from absl import flags
 
-from experiments import cli
+from cxv_jax.launch import command
 
 if TYPE_CHECKING:
     from ml_collections import ConfigDict
@@ -41,7 +41,7 @@ _SET = flags.DEFINE_multi_string("set", [], "A field of the model, e.g. --set=em
 def main(argv: list[str]) -> None:
     """Import the weight file in ``argv``."""
     if len(argv) != 1 or not _MODEL.value or not _OUT.value:
-        cli.fail("expected one weight file, --model=NAME and --out=FOLDER; see --help")
+        command.fail("expected one weight file, --model=NAME and --out=FOLDER; see --help")
     from cxv_jax import models, torch_import  # Late: --help must not wait for JAX.
     from cxv_jax.errors import InputError
 
@@ -66,7 +66,7 @@ def fields(settings: list[str]) -> dict[str, Any]:
     for setting in settings:
         name, equals, value = setting.partition("=")
         if not equals:
-            cli.fail(f"expected --set=FIELD=VALUE, got {setting!r}")
+            command.fail(f"expected --set=FIELD=VALUE, got {setting!r}")
         try:
             parsed[name] = json.loads(value)
         except ValueError:
@@ -98,7 +98,7 @@ def channels(name: str, values: list[str]) -> tuple[float, ...]:
     except ValueError:
         numbers = ()
     if len(numbers) != 3 or not all(0 <= x <= 1 and (x or name == "mean") for x in numbers):
-        cli.fail(
+        command.fail(
             f"expected three numbers in 0..1 (no zero in --std), got --{name}={','.join(values)}"
         )
     return numbers
@@ -147,4 +147,4 @@ def write(
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    command.run(main)

@@ -12,7 +12,7 @@ from pathlib import Path
 from absl import flags
 from ml_collections import config_flags
 
-from experiments import cli
+from cxv_jax.launch import command
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "Config file, FILE.py:VARIANT.")
 OUT = flags.DEFINE_string("out", "runs/inspect", "Folder for contact_sheet.png.")
@@ -21,7 +21,7 @@ OUT = flags.DEFINE_string("out", "runs/inspect", "Folder for contact_sheet.png."
 def main(argv: list[str]) -> None:
     """Print the report and write the picture."""
     if CONFIG.value is None or argv:
-        cli.fail("expected --config=FILE.py[:VARIANT] and nothing besides flags; see --help")
+        command.fail("expected --config=FILE.py[:VARIANT] and nothing besides flags; see --help")
     from cxv_jax.errors import InputError  # Late: --help must not wait for JAX.
     from experiments import data_report
 
@@ -39,4 +39,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    command.run(main)

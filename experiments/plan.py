@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from experiments import cli
+from cxv_jax.launch import command
+from cxv_jax.tables import markdown
 
 if TYPE_CHECKING:
     from cxv_jax.memory_plan import Plan, Planner
@@ -32,7 +33,7 @@ TITLES = ["dtype", "remat", "micro-batch", "predicted GB", "XLA's GB", "images/s
 def main(argv: list[str]) -> None:
     """Print the table and what to do."""
     if CONFIG.value is None or argv:
-        cli.fail("expected --config=FILE.py[:VARIANT] and nothing besides flags; see --help")
+        command.fail("expected --config=FILE.py[:VARIANT] and nothing besides flags; see --help")
     from cxv_jax import memory_plan  # Late: --help must not wait for JAX.
     from cxv_jax.config import check_config
     from cxv_jax.session import Session
@@ -83,10 +84,8 @@ def survey(planner: "Planner", budget: float) -> "dict[Plan, float | None]":
 
 def table(rates: "dict[Plan, float | None]", budget: float) -> list[str]:
     """The plans as a Markdown table, in GB; one that does not fit says what it needs."""
-    lines = [TITLES, ["---", "---", *["---:"] * 4]]
-    for each, rate in rates.items():
-        lines.append([each.dtype, each.remat, *_cells(each, rate, budget)])
-    return [f"| {' | '.join(cells)} |" for cells in lines]
+    cells = [[p.dtype, p.remat, *_cells(p, rate, budget)] for p, rate in rates.items()]
+    return markdown(TITLES, cells, text_columns=2)
 
 
 def conditions(planner: "Planner", budget: float) -> list[str]:
@@ -126,4 +125,4 @@ def _cells(each: "Plan", rate: float | None, budget: float) -> list[str]:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    command.run(main)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from absl import flags
 
-from experiments import cli
+from cxv_jax.launch import command
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run.")
 _TOP = flags.DEFINE_integer("top", 5, "How many classes to print of each image.", lower_bound=1)
@@ -20,7 +20,7 @@ _JSON = flags.DEFINE_bool("json", False, "Print one JSON list instead, for machi
 def main(argv: list[str]) -> None:
     """Classify the files in ``argv``."""
     if not _WORKDIR.value or not argv:
-        cli.fail("expected --workdir=FOLDER and one or more image files; see --help")
+        command.fail("expected --workdir=FOLDER and one or more image files; see --help")
     from cxv_jax import inference  # Late: --help must not wait for JAX.
     from cxv_jax.errors import InputError
 
@@ -53,4 +53,4 @@ def text(result: dict[str, Any]) -> str:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    command.run(main)

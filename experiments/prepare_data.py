@@ -12,7 +12,7 @@ from types import FrameType
 
 from absl import flags
 
-from experiments import cli
+from cxv_jax.launch import command
 
 _ARCHIVE = flags.DEFINE_string("archive", "", "Local copy of the official CIFAR archive.")
 _SHA256 = flags.DEFINE_string("sha256", "", "Digest of the archive, if it is not the official one.")
@@ -48,4 +48,4 @@ def _stop(number: int, frame: FrameType | None) -> None:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    command.run(main)

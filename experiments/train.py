@@ -14,7 +14,7 @@ from pathlib import Path
 from absl import flags
 from ml_collections import config_flags
 
-from experiments import cli
+from cxv_jax.launch import command
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "Config file, FILE.py:VARIANT.")
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run (default: runs/CONFIG-VARIANT).")
@@ -28,7 +28,7 @@ PROCESS_ID = flags.DEFINE_integer("process_id", None, "Which of them this one is
 def main(argv: list[str]) -> int:
     """Run the training loop; return the exit code."""
     if CONFIG.value is None or argv:
-        cli.fail("expected --config=FILE.py[:VARIANT] and nothing besides flags; see --help")
+        command.fail("expected --config=FILE.py[:VARIANT] and nothing besides flags; see --help")
     from cxv_jax import distributed, machine  # Late: --help must not wait for JAX.
     from cxv_jax.interrupt import Interrupted
     from cxv_jax.train import train_and_evaluate
@@ -56,4 +56,4 @@ def config_path() -> str:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    command.run(main)

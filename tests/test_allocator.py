@@ -8,7 +8,7 @@ import pytest
 STEPS = """
 import resource
 import jax, jax.numpy as jnp
-from experiments import allocator
+from cxv_jax.launch import allocator
 
 allocator.compute_inline()
 size = 5_000  # Temporaries of 100 MB: a product's factor.
@@ -31,7 +31,7 @@ print(1024 * (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - first) / (4 *
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the settings are for glibc")
 def test_steps_that_follow_each_other_do_not_pile_up_their_temporaries() -> None:
-    from experiments import allocator
+    from cxv_jax.launch import allocator
 
     command = [sys.executable, "-c", STEPS]
     environment = {**allocator.environment(), "JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""}

@@ -137,11 +137,11 @@ def test_compiled_programs_are_kept_for_the_next_process(tmp_path: Path) -> None
     """Also where a config file has imported JAX before the command began."""
     code = (
         f"import sys; sys.argv = ['train', '{DIGITS}cpv']\n"
-        "from experiments import cli, train\n"
+        "from cxv_jax.launch import command, train\n"
         "def show(argv):\n"
         "    import jax\n"
         "    print(jax.config.jax_compilation_cache_dir)\n"
-        "cli.run(show)"
+        "command.run(show)"
     )
     environment = {k: v for k, v in os.environ.items() if k != "JAX_COMPILATION_CACHE_DIR"}
     environment["XDG_CACHE_HOME"] = str(tmp_path)

@@ -18,10 +18,14 @@ import pytest
 from ml_collections import ConfigDict
 
 from cxv_jax import profile, report, train
-from cxv_jax.compare import Launch, compare, pictures, plan, results, tables
 from cxv_jax.data import sources
 from cxv_jax.errors import InputError
 from cxv_jax.interrupt import Interrupted
+from cxv_jax.parts import make_optimizer
+from cxv_jax.phase import Phase
+from cxv_jax.records import PhaseSummary, Summary
+from experiments.compare import Launch, carry_out, pictures, schedule, tables
+from experiments.compare import rows as rows_module
 from experiments.configs import comparison, digits
 
 ROOT = Path(__file__).parents[1]
@@ -67,7 +71,7 @@ def rows_of(folder: Path) -> list[dict[str, str]]:
     """The table without what another run of the same config measures differently."""
     with (folder / "results.csv").open() as file:
         rows = list(csv.DictReader(file))
-    return [{k: v for k, v in row.items() if k not in results.MEASURED} for row in rows]
+    return [{k: v for k, v in row.items() if k not in rows_module.MEASURED} for row in rows]
 
 
 def text_of(folder: Path) -> str:
@@ -79,7 +83,7 @@ def text_of(folder: Path) -> str:
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A comparison that nothing disturbed."""
     folder = tmp_path_factory.mktemp("whole")
-    assert not compare(tiny(), folder, in_process(), command="the command", say=lambda line: None)
+    assert not carry_out(tiny(), folder, in_process(), command="the command", say=lambda line: None)
     return folder
 
 
@@ -118,14 +122,14 @@ def test_an_interrupted_comparison_ends_with_the_same_report(
     with monkeypatch.context() as patch:
         patch.setattr(report.Report, "update", update)
         with pytest.raises(Interrupted):
-            compare(tiny(), tmp_path, in_process(), command="the command", say=lambda line: None)
+            carry_out(tiny(), tmp_path, in_process(), command="the command", say=lambda line: None)
     statuses = [row["status"] for row in rows_of(tmp_path)]
     assert statuses == ["failed", "finished", "missing"]
     half = (tmp_path / "report.md").read_text()
     assert "- resnet, seed 0: not run yet" in half
 
     said: list[str] = []
-    compare(tiny(), tmp_path, in_process(), command="the command", say=said.append)
+    carry_out(tiny(), tmp_path, in_process(), command="the command", say=said.append)
     assert [line.split(":")[0] for line in said] == ["[1/3] bad-seed0", "[3/3] resnet-seed0"]
     assert rows_of(tmp_path) == rows_of(whole)
     assert text_of(tmp_path) == text_of(whole)
@@ -146,15 +150,15 @@ def test_the_report_is_a_function_of_the_finished_runs(whole: Path, tmp_path: Pa
     for name in files:
         (folder / name).unlink()
     launch = Launch(in_process().profile, failed)
-    compare(tiny(), folder, launch, command="the command", say=lambda line: None)
+    carry_out(tiny(), folder, launch, command="the command", say=lambda line: None)
     assert [(folder / name).read_bytes() for name in files] == before
     # The same runs, fewer systems: nothing is started.
-    compare(tiny("resnet"), folder, Launch(never, never), command="the command")
+    carry_out(tiny("resnet"), folder, Launch(never, never), command="the command")
     assert {row["system"] for row in rows_of(folder)} == {"resnet"}
     other = tiny()
     other.phase1.learning_rate = 0.5
     with pytest.raises(InputError, match="other settings .phase1.learning_rate"):
-        compare(other, folder, Launch(never, never))
+        carry_out(other, folder, Launch(never, never))
 
 
 CONFIG = """
@@ -211,15 +215,16 @@ def cmdline(pid: int) -> bytes:
         return b""
 
 
-def rows(figures: dict[tuple[str, int, bool], float | None]) -> results.Rows:
+def rows(figures: dict[tuple[str, int, bool], float | None]) -> rows_module.Rows:
     """Rows with these top-1."""
-    summary = {"test_top5": 1.0, "epochs": 3, "peak_memory_of": "process", "device": "x"}
+    summary: dict[str, Any] = {"test_top5": 1.0, "epochs": 3, "peak_memory_of": "process"}
     summary |= {"images_per_second": 10.0, "seconds": 1.0, "peak_memory_bytes": 5, "date": "d"}
+    summary |= {"device": "x", "workdir": "", "dataset": "", "model": "", "selection": "val"}
     made = []
     for which, top1 in figures.items():
-        phases = {"phase1": {"val_top1": top1}}
-        own = {**summary, "test_top1": top1, "phases": phases, "versions": {}}
-        made.append(results.row(which, which[0], own if top1 else None, "", {}))
+        phases = {"phase1": PhaseSummary(1, top1 or 0.0, top1 or 0.0, 1.0)}
+        own = Summary(**summary, test_top1=top1 or 0.0, phases=phases, parameters=1, config={})
+        made.append(rows_module.row_of(which, which[0], own if top1 else None, "", {}))
     return made
 
 
@@ -233,14 +238,14 @@ def test_gains_are_paired_by_seed_and_deviations_those_of_numpy() -> None:
             ("c", 0, False): None,
         }
     )  # fmt: skip
-    gain = results.gains(made)
+    gain = rows_module.gains(made)
     assert list(gain) == ["a"]
     assert gain["a"].mean == pytest.approx(0.15)
     assert gain["a"].deviation == pytest.approx(np.std([0.1, 0.2], ddof=1))
-    top1 = results.by_system(made, "test_top1", True)
+    top1 = rows_module.by_system(made, "test_top1", True)
     assert top1["a"] == pytest.approx((0.7, np.std([0.5, 0.7, 0.9], ddof=1), 3))
     assert top1["b"] == (0.95, None, 1)
-    assert results.ranked(made) == ["b", "a", "c"]
+    assert rows_module.ranked(made) == ["b", "a", "c"]
     lines = tables.results(made)
     assert lines[3].startswith("| a | 70.00 ± 20.00 | 45.00 ± 7.07 | +15.00 ± 7.07 |")
     assert lines[4].startswith("| c | - | - | - |")
@@ -276,13 +281,13 @@ def test_a_budget_becomes_epochs_of_both_phases(
     config.phase2.schedule = "cosine"
     config.budget.update(budget)
     costs = {"train_images_per_second": 160.0}
-    both, single = (plan.build(config, DATASET, costs, ("ours", 4, h)) for h in (True, False))
+    both, single = (schedule.build(config, DATASET, costs, ("ours", 4, h)) for h in (True, False))
     assert (both.phase1.epochs, both.phase2.epochs) == epochs
     assert (single.phase1.epochs, single.phase2.epochs) == (sum(epochs), 0)
     assert single.seed == 4
     assert single.model.head_dim == 4
     assert set(single) == set(digits.get_config())
-    train.build_phase(single, "phase2", 5)  # A schedule over no epochs would be refused.
+    make_optimizer(single, Phase.TWO, 5)  # A schedule over no epochs would be refused.
 
 
 @pytest.mark.parametrize(
@@ -306,7 +311,7 @@ def test_bad_fields_are_named_and_nothing_is_written(
         place = config.data if field.startswith("data.") else config
         place[field.removeprefix("data.")] = ConfigDict(value) if type(value) is dict else value
     with pytest.raises(InputError, match=words):
-        compare(config, tmp_path / "work", in_process())
+        carry_out(config, tmp_path / "work", in_process())
     assert not (tmp_path / "work").exists()
 
 
@@ -314,4 +319,4 @@ def test_a_budget_in_seconds_needs_a_rate() -> None:
     config = tiny()
     config.budget.seconds = 3.0
     with pytest.raises(InputError, match="seconds"):
-        plan.build(config, DATASET, {}, ("ours", 0, True))
+        schedule.build(config, DATASET, {}, ("ours", 0, True))

@@ -5,22 +5,60 @@ from pathlib import Path
 
 import pytest
 
-PACKAGE = Path(__file__).parents[1] / "cxv_jax"
-LEAVES = {"augment", "data", "optimizer", "losses", "metrics", "sharding", "checkpoint"}
-LEAVES |= {"kernels", "torch_import", "interrupt", "plots", "version", "errors", "distributed"}
-# What each part may import of the package, besides itself and errors. Leaves: nothing.
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "cxv_jax"
+
+# What each part may import of the package besides itself: one row a part, from left to right.
 ALLOWED: dict[str, set[str]] = {
+    "version": set(),
+    "errors": set(),
+    "files": set(),
+    "machine": set(),
+    "phase": set(),
+    "tables": set(),
+    "interrupt": set(),
+    "kernels": set(),
     "attention": {"kernels"},
     "layers": {"attention", "kernels"},
-    "models": {"attention", "layers", "kernels"},
-    "state": {"losses", "metrics", "augment"},
-    "step": {"losses", "metrics", "augment", "state"},
-    "report": {"plots", "runs"},
-    "runs": set(),
-    "profile": {"models", "step", "state", "optimizer", "sharding", "augment", "runs"},
-    **{leaf: set() for leaf in LEAVES},
+    "models": {"attention", "errors", "kernels", "layers"},
+    "losses": set(),
+    "metrics": set(),
+    "sharding": {"errors"},
+    "optimizer": {"errors"},
+    "augment": {"errors"},
+    "data": {"errors", "machine"},
+    "distributed": {"errors"},
+    "torch_import": {"errors"},
+    "records": {"phase"},
+    "checkpoint": {"errors", "files"},
+    "plots": {"files"},
+    "config": {"errors", "models"},
+    "state": {"optimizer"},
+    "step": {"augment", "losses", "metrics", "state"},
+    "evaluation": {"augment", "data", "losses", "metrics", "sharding", "step"},
+    "parts": {"attention", "data", "errors", "optimizer", "phase", "sharding"},
+    "session": {
+        *("augment", "data", "distributed", "errors", "evaluation", "models", "parts", "phase"),
+        *("sharding", "state", "step"),
+    },
+    "profile": {"augment", "config", "data", "machine", "models", "phase", "session"},
+    "memory_plan": {"errors", "models", "phase", "profile", "session", "sharding"},
+    "report": {"files", "phase", "plots", "records"},
+    "runs": {
+        *("checkpoint", "config", "errors", "files", "machine", "phase", "records", "session"),
+        "state",
+    },
+    "inference": {
+        *("augment", "checkpoint", "data", "errors", "evaluation", "models", "phase", "records"),
+        *("sharding", "state"),
+    },
+    "train": {
+        *("config", "distributed", "errors", "interrupt", "memory_plan", "metrics", "optimizer"),
+        *("phase", "records", "report", "runs", "session", "sharding", "state"),
+    },
+    "launch": {"errors"},
+    "__init__": {"attention", "models", "optimizer", "version"},
 }
-TOP = {"build", "train", "inference", "compare", "plan", "__init__"}  # These meet everything.
 
 
 def part(path: Path) -> str:
@@ -37,7 +75,7 @@ def imports(path: Path) -> set[str]:
         elif isinstance(node, ast.ImportFrom) and node.module:
             names = [f"{node.module}.{alias.name}" for alias in node.names]
         found |= {n.split(".")[1] for n in names if n.startswith("cxv_jax.")}
-        found |= {"experiments" for n in names if n.split(".")[0] in ("experiments", "tests")}
+        found |= {n.split(".")[0] for n in names} & {"experiments", "benchmarks", "tests"}
     return found
 
 
@@ -48,9 +86,25 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 def test_a_module_imports_only_what_stands_to_its_left(path: Path) -> None:
     name = part(path)
     found = imports(path)
-    assert "experiments" not in found
-    if name not in TOP:
-        assert found <= ALLOWED[name] | {name, "errors", "version"}
+    assert not found & {"experiments", "benchmarks", "tests"}
+    assert found <= ALLOWED[name] | {name}
+
+
+def test_the_rows_stand_in_the_order_of_the_data_and_none_is_idle() -> None:
+    order = list(ALLOWED)
+    for name, allowed in ALLOWED.items():
+        assert all(order.index(other) < order.index(name) for other in allowed), name
+    for name, allowed in ALLOWED.items():
+        used = set().union(*(imports(path) for path in FILES if part(path) == name))
+        assert allowed <= used, f"{name} does not import {sorted(allowed - used)}"
+
+
+@pytest.mark.parametrize(
+    ("folder", "never"), [("benchmarks", {"experiments"}), ("experiments", {"benchmarks"})]
+)
+def test_experiments_and_benchmarks_stand_side_by_side(folder: str, never: set[str]) -> None:
+    for path in (ROOT / folder).rglob("*.py"):
+        assert not imports(path) & {*never, "tests"}, path
 
 
 def test_only_checkpoint_imports_orbax() -> None:

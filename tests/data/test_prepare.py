@@ -348,14 +348,14 @@ def test_an_interrupted_command_cleans_up(tmp_path):
 SLOW = """
 import sys, time
 from cxv_jax.data import prepare
-from experiments import cli, prepare_data
+from cxv_jax.launch import command, prepare_data
 
 def wait(array):
     print("busy", file=sys.stderr, flush=True)
     time.sleep(60)
 
 prepare.Image.fromarray = wait
-cli.run(prepare_data.main)
+command.run(prepare_data.main)
 """
 
 

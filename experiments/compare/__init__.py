@@ -1,5 +1,5 @@
 """Several systems under one recipe, one data split and one budget: train, tabulate, draw."""
 
-from cxv_jax.compare.execute import Launch, compare
+from experiments.compare.carry_out import Launch, carry_out
 
-__all__ = ["Launch", "compare"]
+__all__ = ["Launch", "carry_out"]

@@ -7,14 +7,14 @@ import runpy
 import signal
 import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
 
 from absl import flags
 
-from experiments import allocator
+from cxv_jax.launch import allocator
 
 
 def run(main: Callable[[list[str]], int | None]) -> None:
@@ -58,8 +58,20 @@ def parse(argv: list[str]) -> list[str]:
 
 def fail(message: str) -> NoReturn:
     """Print one line on stderr and exit with code 2."""
-    print(f"error: {message}", file=sys.stderr)
+    print(f"error: {as_flags(message, list(flags.FLAGS))}", file=sys.stderr)
     sys.exit(2)
+
+
+def as_flags(message: str, names: Iterable[str]) -> str:
+    """A message of the library with its arguments as this command's flags.
+
+    Example:
+      >>> as_flags("workdir=x: pass fork=True, or lower config.fsdp", ["fork", "workdir"])
+      '--workdir=x: pass --fork, or lower config.fsdp'
+    """
+    names = "|".join(map(re.escape, names))
+    found = re.compile(rf"(?<![\w.-])({names})=(True\b)?")
+    return found.sub(lambda m: f"--{m[1]}" if m[2] else f"--{m[1]}=", message)
 
 
 def _stop(number: int, frame: FrameType | None) -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from cxv_jax import plots
-from cxv_jax.compare.results import Mean, Rows, by_system, gains, main_kind
+from experiments.compare.rows import Mean, Rows, by_system, gains, main_kind
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

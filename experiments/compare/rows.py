@@ -6,6 +6,8 @@ import statistics
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
+from cxv_jax.records import Summary
+
 Rows = list[dict[str, Any]]
 
 COSTS = (
@@ -40,10 +42,10 @@ class Mean(NamedTuple):
     seeds: int
 
 
-def row(
+def row_of(
     which: tuple[str, int, bool],
     model: str,
-    summary: dict[str, Any] | None,
+    summary: Summary | None,
     error: str,
     costs: dict[str, Any],
 ) -> dict[str, Any]:
@@ -52,7 +54,7 @@ def row(
     Args:
       which: system, seed, with handoff or not.
       model: its model.
-      summary: the run's ``summary.json``, or None.
+      summary: of the run, or None.
       error: why it failed; empty if it did not.
       costs: what ``profile.profile`` returned, or empty.
     """
@@ -61,9 +63,9 @@ def row(
     row |= {name: costs.get(name) for name in COSTS}
     row["status"] = "finished" if summary else "failed" if error else "missing"
     if summary:
-        last = summary["phases"]["phase2" if "phase2" in summary["phases"] else "phase1"]
-        row |= {name: summary[name] for name in FROM_SUMMARY} | {"val_top1": last["val_top1"]}
-        row["versions"] = summary["versions"]
+        last = summary.phases[max(summary.phases)]
+        row |= {name: getattr(summary, name) for name in FROM_SUMMARY}
+        row |= {"val_top1": last.val_top1, "versions": summary.versions}
     elif error:
         row["error"] = error
     return row

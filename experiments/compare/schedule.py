@@ -4,7 +4,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from cxv_jax.data.sources import Dataset
+from cxv_jax.data.splits import Dataset
 from cxv_jax.errors import InputError
 from cxv_jax.profile import complete
 

@@ -5,16 +5,18 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import flax.traverse_util
 from ml_collections import ConfigDict
 
 from cxv_jax import runs
-from cxv_jax.compare import plan, results
-from cxv_jax.compare.report import write_report
-from cxv_jax.data.sources import Dataset
+from cxv_jax.config import check_config, differences
+from cxv_jax.data.splits import Dataset
 from cxv_jax.errors import InputError
+from cxv_jax.files import write_text
+from cxv_jax.parts import load_dataset
 from cxv_jax.profile import complete
-from cxv_jax.train import load_dataset
+from experiments.compare import schedule
+from experiments.compare.page import write_page
+from experiments.compare.rows import Rows, row_of
 
 
 class Launch(NamedTuple):
@@ -29,7 +31,7 @@ class Launch(NamedTuple):
     train: Callable[[Path, Path, Path], str | None]
 
 
-def compare(
+def carry_out(
     config: ConfigDict,
     workdir: str | Path,
     launch: Launch,
@@ -60,20 +62,20 @@ def compare(
       InputError: for a config that cannot be used, data that is not there, a folder that holds a
         comparison of another kind.
     """
-    plan.check(config)
+    schedule.check(config)
     first = ConfigDict({**config.to_dict(), "seed": config.seeds[0]})
-    runs.check_config(first)
+    check_config(first)
     dataset = load_dataset(first)
     folder = _open(Path(workdir), config)
-    todo = plan.runs_of(config)
+    todo = schedule.runs_of(config)
     for number, which in enumerate(todo, 1):
         costs = _costs(config, dataset, which[0], folder, launch)
         outcome = _train(config, dataset, costs, which, folder, launch)
         if outcome:
-            say(f"[{number}/{len(todo)}] {plan.run_name(*which)}: {outcome}")
-            write_report(folder, config, _rows(config, dataset, folder), command)
+            say(f"[{number}/{len(todo)}] {schedule.run_name(*which)}: {outcome}")
+            write_page(folder, config, _rows(config, dataset, folder), command)
     rows = _rows(config, dataset, folder)
-    write_report(folder, config, rows, command)
+    write_page(folder, config, rows, command)
     return all(row["status"] == "finished" for row in rows)
 
 
@@ -81,7 +83,7 @@ def _train(
     config: ConfigDict,
     dataset: Dataset,
     costs: dict[str, Any],
-    which: plan.Which,
+    which: schedule.Which,
     folder: Path,
     launch: Launch,
 ) -> str:
@@ -89,26 +91,26 @@ def _train(
 
     A file in ``errors`` says why a run failed; it goes before the next try.
     """
-    name = plan.run_name(*which)
+    name = schedule.run_name(*which)
     error_file, config_file = folder / "errors" / f"{name}.txt", folder / "configs" / f"{name}.json"
     run_folder, log = folder / "runs" / name, folder / "logs" / f"{name}.log"
     try:
-        run_config = plan.build(config, dataset, costs, which)
+        run_config = schedule.build(config, dataset, costs, which)
     except InputError as mistake:
         return _failed(error_file, str(mistake))
     if runs.finished(run_folder, run_config):
         return ""
     error_file.unlink(missing_ok=True)
-    runs.write_atomically(config_file, run_config.to_json(indent=2, sort_keys=True) + "\n")
+    write_text(config_file, run_config.to_json(indent=2, sort_keys=True) + "\n")
     if error := launch.train(config_file, run_folder, log):
         return _failed(error_file, error)
     if (summary := runs.finished(run_folder, run_config)) is None:
         return _failed(error_file, "ended without a summary")
-    return f"test top-1 {100 * summary['test_top1']:.2f} %, {summary['seconds']:,.0f} s"
+    return f"test top-1 {100 * summary.test_top1:.2f} %, {summary.seconds:,.0f} s"
 
 
 def _failed(error_file: Path, error: str) -> str:
-    runs.write_atomically(error_file, error + "\n")
+    write_text(error_file, error + "\n")
     return f"failed: {error}"
 
 
@@ -129,21 +131,21 @@ def _costs(
     return json.loads(path.read_text()) if path.exists() else {}
 
 
-def _rows(config: ConfigDict, dataset: Dataset, folder: Path) -> list[dict[str, Any]]:
+def _rows(config: ConfigDict, dataset: Dataset, folder: Path) -> Rows:
     """One row for every run, from the files alone."""
     rows = []
-    for which in plan.runs_of(config):
+    for which in schedule.runs_of(config):
         path = folder / "costs" / f"{which[0]}.json"
         costs = json.loads(path.read_text()) if path.exists() else {}
-        name, summary = plan.run_name(*which), None
+        name, summary = schedule.run_name(*which), None
         try:
-            run_config = plan.build(config, dataset, costs, which)
+            run_config = schedule.build(config, dataset, costs, which)
             summary = runs.finished(folder / "runs" / name, run_config)
         except InputError:
             pass  # Its error was recorded when it was tried.
         error_file = folder / "errors" / f"{name}.txt"
         error = error_file.read_text().strip() if error_file.exists() else ""
-        rows.append(results.row(which, config.systems[which[0]].name, summary, error, costs))
+        rows.append(row_of(which, config.systems[which[0]].name, summary, error, costs))
     return rows
 
 
@@ -153,31 +155,24 @@ def _open(folder: Path, config: ConfigDict) -> Path:
     Systems, seeds and handoff may be added and left out: every run stands for itself.
     """
     if folder.exists() and not folder.is_dir():
-        raise InputError(f"--workdir={folder} is a file; name a folder")
+        raise InputError(f"workdir={folder} is a file; name a folder")
     path, text = folder / "config.json", config.to_json(indent=2, sort_keys=True) + "\n"
     if path.exists() and (differing := _differing(json.loads(path.read_text()), json.loads(text))):
         raise InputError(
             f"{folder} holds a comparison with other settings ({', '.join(differing)}): name "
-            "another --workdir"
+            "another workdir"
         )
     for name in ("configs", "costs", "errors", "logs", "runs"):
         (folder / name).mkdir(parents=True, exist_ok=True)
-    runs.write_atomically(path, text)
+    write_text(path, text)
     return folder
 
 
 def _differing(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
     """Fields that would make old and new runs incomparable."""
     common = old["systems"].keys() & new["systems"].keys()
-    flat = [
-        flax.traverse_util.flatten_dict(
-            {
-                **{k: v for k, v in each.items() if k not in ("seeds", "handoff")},
-                "systems": {k: v for k, v in each["systems"].items() if k in common},
-            },
-            sep=".",
-        )
+    kept = [
+        {**each, "seeds": (), "handoff": "", "systems": {k: each["systems"][k] for k in common}}
         for each in (old, new)
     ]
-    fields = sorted(flat[0].keys() | flat[1].keys())
-    return [field for field in fields if flat[0].get(field) != flat[1].get(field)]
+    return [line.partition(" was ")[0] for line in differences(kept[0], kept[1])]

@@ -3,7 +3,8 @@
 from collections.abc import Callable
 from functools import partial
 
-from cxv_jax.compare.results import Mean, Rows, by_system, gains, main_kind, ranked
+from cxv_jax.tables import markdown
+from experiments.compare.rows import Mean, Rows, by_system, gains, main_kind, ranked
 
 Cell = Callable[[Rows, str], str]
 UNKNOWN = "-"
@@ -24,9 +25,7 @@ def _table(columns: dict[str, Cell], rows: Rows) -> list[str]:
     systems = ranked(rows)
     filled = {title: [cell(rows, name) for name in systems] for title, cell in columns.items()}
     filled = {title: cells for title, cells in filled.items() if set(cells) != {UNKNOWN}}
-    lines = [["system", *filled], ["---", *["---:"] * len(filled)]]
-    lines += [list(line) for line in zip(systems, *filled.values(), strict=True)]
-    return [f"| {' | '.join(cells)} |" for cells in lines]
+    return markdown(["system", *filled], zip(systems, *filled.values(), strict=True))
 
 
 def _mean(rows: Rows, system: str, *, field: str, scale: float = 1, digits: int = 0) -> str:

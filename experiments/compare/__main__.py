@@ -20,28 +20,28 @@ from typing import Any
 from absl import flags
 from ml_collections import config_flags
 
-from experiments import children, cli
+from cxv_jax.launch import children, command
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "Config file of a comparison.")
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the comparison (default: runs/CONFIG).")
 
-FROM_JSON = Path(__file__).parent / "configs" / "from_json.py"
+FROM_JSON = Path(__file__).parents[1] / "configs" / "from_json.py"
 
 
 def main(argv: list[str]) -> int:
     """Compare; return the exit code."""
     if CONFIG.value is None or argv:
-        cli.fail("expected --config=FILE.py and nothing besides flags; see --help")
-    from cxv_jax import compare  # Late: --help must not wait for JAX.
-    from cxv_jax.interrupt import Interrupt, Interrupted
+        command.fail("expected --config=FILE.py and nothing besides flags; see --help")
+    from cxv_jax.interrupt import Interrupt, Interrupted  # Late: --help must not wait for JAX.
+    from experiments.compare.carry_out import carry_out
 
     path = config_flags.get_config_filename(flags.FLAGS["config"]).partition(":")[0]
     workdir = Path(WORKDIR.value or Path("runs") / Path(path).stem)
-    command = " ".join(["python -m experiments.compare", *sys.argv[1:]])
+    typed = " ".join(["python -m experiments.compare", *sys.argv[1:]])
     with Interrupt() as interrupt:
         try:
             launch = launcher(workdir / ".lock", interrupt)
-            whole = compare.compare(CONFIG.value, workdir, launch, command=command, say=_say)
+            whole = carry_out(CONFIG.value, workdir, launch, command=typed, say=_say)
         except Interrupted as stopped:
             print(f"\ninterrupted: {stopped}", file=sys.stderr)
             return 128 + stopped.signal
@@ -51,8 +51,8 @@ def main(argv: list[str]) -> int:
 
 def launcher(lock: Path, interrupt: Any) -> Any:
     """Runs as child processes, which hold the lock and end with us."""
-    from cxv_jax.compare import Launch
     from cxv_jax.interrupt import Interrupted
+    from experiments.compare.carry_out import Launch
 
     held: list[int] = []
 
@@ -102,4 +102,4 @@ def _say(line: str) -> None:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    command.run(main)

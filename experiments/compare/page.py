@@ -4,9 +4,9 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from cxv_jax.compare import pictures, tables
-from cxv_jax.compare.results import Rows, to_csv
-from cxv_jax.runs import write_atomically
+from cxv_jax.files import write_text
+from experiments.compare import pictures, tables
+from experiments.compare.rows import Rows, to_csv
 
 RESULTS_NOTE = """
 Test top-1 and top-5 in percent, with the weights that were best on {selection}; ± is the standard
@@ -21,11 +21,11 @@ machine changes all of these but the epochs."""
 PICTURES_NOTE = "The paper's models are orange."
 
 
-def write_report(folder: Path, config: ConfigDict, rows: Rows, command: str) -> None:
+def write_page(folder: Path, config: ConfigDict, rows: Rows, command: str) -> None:
     """Write everything anew; a picture for which there is nothing to show is removed."""
     drawn = pictures.draw(folder, rows)
-    write_atomically(folder / "results.csv", to_csv(rows))
-    write_atomically(folder / "report.md", markdown(config, rows, command, drawn))
+    write_text(folder / "results.csv", to_csv(rows))
+    write_text(folder / "report.md", markdown(config, rows, command, drawn))
 
 
 def markdown(config: ConfigDict, rows: Rows, command: str, drawn: list[str]) -> str:

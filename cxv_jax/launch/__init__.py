@@ -1,0 +1,1 @@
+"""How programs of this project start: flags, one-line errors, memory settings, child processes."""
