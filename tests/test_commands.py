@@ -137,7 +137,8 @@ def test_compiled_programs_are_kept_for_the_next_process(tmp_path: Path) -> None
     """Also where a config file has imported JAX before the command began."""
     code = (
         f"import sys; sys.argv = ['train', '{DIGITS}cpv']\n"
-        "from cxv_jax.launch import command, train\n"
+        "from cxv_jax.launch import command\n"
+        "from experiments import train\n"
         "def show(argv):\n"
         "    import jax\n"
         "    print(jax.config.jax_compilation_cache_dir)\n"

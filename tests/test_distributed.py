@@ -140,9 +140,7 @@ def test_two_processes_train_what_one_does_and_one_writes(tmp_path: Path, alone:
     assert len(list((tmp_path / "run" / "tensorboard").iterdir())) == 1
 
 
-def test_they_stop_together_and_one_process_goes_on(
-    tmp_path: Path, alone: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_they_stop_together_and_one_process_goes_on(tmp_path: Path, alone: Path) -> None:
     (first, said, errors), (second, _, more_errors) = two_processes(
         tmp_path / "run", terminate_at=5
     )
@@ -151,9 +149,9 @@ def test_they_stop_together_and_one_process_goes_on(
     assert stops[0] == stops[1]
     (step,) = map(int, stops[0])
     assert 5 <= step < 8  # In the second epoch of four steps, before its end.
-    capsys.readouterr()
-    train.train_and_evaluate(config_of(TINY), tmp_path / "run")
-    resumed = capsys.readouterr().out
+    lines: list[str] = []
+    train.train_and_evaluate(config_of(TINY), tmp_path / "run", say=lines.append)
+    resumed = "\n".join(lines)
     assert f"from step {step}" in resumed
     assert_same_figures(tmp_path / "run", alone)
     for output in (said, resumed):
@@ -247,7 +245,9 @@ def test_processes_of_different_runs_are_told_so(tmp_path: Path) -> None:
 
 
 def test_the_launch_is_before_the_first_statement() -> None:
-    program = "import time; t = time.time(); from experiments.train import *; print(t, launched())"
+    program = (
+        "import time; t = time.time(); from cxv_jax.machine import launched; print(t, launched())"
+    )
     before = time.time()
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)
     statement, launched = map(float, done.stdout.split())
