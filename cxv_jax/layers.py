@@ -11,7 +11,7 @@ from jax import Array
 from jaxtyping import Float
 
 from cxv_jax import attention
-from cxv_jax.kernels import channel_norm, conv_3x3, dropout, gelu, prefers_winograd
+from cxv_jax.kernels import channel_norm, conv_3x3, depthwise_convolution, dropout, gelu
 
 AttentionFn = Callable[..., Array]
 
@@ -76,11 +76,7 @@ class Conv(nn.Module):
     ) -> Float[Array, "batch out_height out_width features"]:
         """Apply to ``[batch, height, width, channels]``."""
         pad = self.kernel_size // 2 if self.padding is None else self.padding
-        fast = (
-            (self.kernel_size, self.stride, pad, self.groups) == (3, 1, 1, 1)
-            and self.dtype == jnp.float32
-            and prefers_winograd(x.shape[-1], self.features)
-        )
+        usual = (self.kernel_size, self.stride, pad, self.groups) == (3, 1, 1, 1)
         layer = nn.Conv(
             self.features,
             (self.kernel_size, self.kernel_size),
@@ -91,15 +87,40 @@ class Conv(nn.Module):
             dtype=self.dtype,
             kernel_init=self.kernel_init,
             bias_init=bias_init(x.shape[-1] // self.groups * self.kernel_size**2),
-            conv_general_dilated=_winograd if fast else None,
+            conv_general_dilated=_conv_3x3 if usual else None,
         )
         nn.share_scope(self, layer)
         return layer(x)
 
 
-def _winograd(x: Array, kernel: Array, *args: Any, **kwargs: Any) -> Array:
+def _conv_3x3(x: Array, kernel: Array, *args: Any, **kwargs: Any) -> Array:
     """What Flax calls in place of ``lax.conv_general_dilated``; :class:`Conv` has checked it."""
     return conv_3x3(x, kernel)
+
+
+class DepthwiseConv(nn.Module):
+    """One square kernel a channel, padded by ``kernel_size // 2``, initialised as :class:`Conv`.
+
+    The parameters are those of :class:`Conv` with one group a channel.
+    """
+
+    kernel_size: int
+    stride: int = 1
+    use_bias: bool = True
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "batch height width channels"]
+    ) -> Float[Array, "batch out_height out_width channels"]:
+        """Apply to ``[batch, height, width, channels]``."""
+        k, channels = self.kernel_size, x.shape[-1]
+        kernel = self.param("kernel", kernel_init, (k, k, 1, channels))
+        out = depthwise_convolution(x.astype(self.dtype), kernel.astype(self.dtype), self.stride)
+        if self.use_bias:
+            bias = self.param("bias", bias_init(k * k), (channels,))
+            out = out + bias.astype(self.dtype)[None, None, None]
+        return out
 
 
 class ChannelNorm(nn.Module):

@@ -8,13 +8,12 @@ arguments a function names, so **attention dropout is silently ignored there**.
 
 from cxv_jax.attention.linear import linear_attention
 from cxv_jax.attention.linformer import linformer_attention
-from cxv_jax.attention.nystrom import iterative_pinv, nystrom_attention, token_convolution
-from cxv_jax.attention.performer import (
-    default_num_features,
-    performer_attention,
-    random_projection,
-)
+from cxv_jax.attention.nystrom import nystrom_attention
+from cxv_jax.attention.performer import performer_attention
+from cxv_jax.attention.pinv import iterative_pinv
+from cxv_jax.attention.projection import default_num_features, random_projection
 from cxv_jax.attention.rotary import rotate
+from cxv_jax.kernels import token_convolution
 
 __all__ = [
     "default_num_features",

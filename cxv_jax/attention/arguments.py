@@ -1,9 +1,7 @@
 """What every attention function here accepts, and what linear attention cannot honour."""
 
-from functools import partial
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 from jax import Array
 
@@ -42,38 +40,3 @@ def check_arguments(query: Array, key: Array, value: Array, bias: Any, mask: Any
         )
     mask = mask.reshape((1,) * (key.ndim - mask.ndim) + mask.shape)[..., 0, :]
     return jnp.broadcast_to(mask, (*key.shape[:-3], mask.shape[-2], key.shape[-3]))
-
-
-def heads_first(x: Array) -> Array:
-    """``[..., length, heads, dim]`` to ``[..., heads, length, dim]``: the products' fast layout."""
-    return jnp.swapaxes(x, -3, -2)
-
-
-@partial(jax.custom_vjp, nondiff_argnums=(2,))
-def divide(numerator: Array, denominator: Array, dtype: Any = jnp.float32) -> Array:
-    """``numerator / denominator``, and 0 where no key was left to attend to.
-
-    Keeps the quotient in ``dtype`` for the backward pass, which the next product keeps anyway,
-    and not the numerator.
-    """
-    return (numerator / jnp.where(denominator == 0, 1, denominator)).astype(dtype)
-
-
-def _divide_forward(
-    numerator: Array, denominator: Array, dtype: Any
-) -> tuple[Array, tuple[Array, Array]]:
-    quotient = divide(numerator, denominator, dtype)
-    return quotient, (quotient, denominator)
-
-
-def _divide_backward(
-    dtype: Any, saved: tuple[Array, Array], gradient: Array
-) -> tuple[Array, Array]:
-    quotient, denominator = saved
-    scaled = divide(gradient.astype(jnp.float32), denominator)
-    summed = tuple(i for i, n in enumerate(denominator.shape) if n == 1)
-    # An axis of 1 in both is summed too, which changes nothing.
-    return scaled, -(scaled * quotient.astype(jnp.float32)).sum(summed, keepdims=True)
-
-
-divide.defvjp(_divide_forward, _divide_backward)

@@ -7,9 +7,8 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Bool, Float
 
-from cxv_jax.attention.arguments import check_arguments, divide, heads_first
-
-MASKED = -1e30  # Finite, so that a row with every key masked gives 0 and not NaN.
+from cxv_jax.attention.arguments import check_arguments
+from cxv_jax.kernels import MASKED, divide, heads_first, product
 
 
 def linear_attention(
@@ -72,19 +71,15 @@ def _softmax_features(q: Array, k: Array, v: Array, key_mask: Array | None) -> A
     weights = jnp.exp(k - jax.lax.stop_gradient(k.max(axis=-2, keepdims=True)))
     if key_mask is not None:
         weights = weights * key_mask[..., None]
-    context = _product("...nd,...ne->...de", weights.astype(v.dtype), v)
+    context = product("...nd,...ne->...de", weights.astype(v.dtype), v)
     context = divide(context, weights.sum(axis=-2)[..., None])
-    return _product("...nd,...de->...ne", q.astype(v.dtype), context.astype(v.dtype))
+    return product("...nd,...de->...ne", q.astype(v.dtype), context.astype(v.dtype))
 
 
 def _elu_features(q: Array, k: Array, v: Array, key_mask: Array | None) -> Array:
     q, k = (jax.nn.elu(x.astype(jnp.float32)) + 1 for x in (q, k))
     if key_mask is not None:
         k = k * key_mask[..., None]
-    context = _product("...nd,...ne->...de", k.astype(v.dtype), v)
-    numerator = _product("...nd,...de->...ne", q.astype(v.dtype), context.astype(v.dtype))
-    return divide(numerator, _product("...nd,...d->...n", q, k.sum(axis=-2))[..., None])
-
-
-def _product(formula: str, a: Array, b: Array) -> Array:
-    return jnp.einsum(formula, a, b, preferred_element_type=jnp.float32)
+    context = product("...nd,...ne->...de", k.astype(v.dtype), v)
+    numerator = product("...nd,...de->...ne", q.astype(v.dtype), context.astype(v.dtype))
+    return divide(numerator, product("...nd,...d->...n", q, k.sum(axis=-2))[..., None])

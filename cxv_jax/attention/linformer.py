@@ -5,7 +5,8 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Bool, Float
 
-from cxv_jax.attention.arguments import check_arguments, heads_first
+from cxv_jax.attention.arguments import check_arguments
+from cxv_jax.kernels import heads_first, product
 
 
 def linformer_attention(
@@ -57,14 +58,10 @@ def linformer_attention(
     if key_mask is not None:
         k, v = (jnp.where(key_mask[..., None], x, 0) for x in (k, v))
     k, v = (_mix(x, projection).astype(x.dtype) for x in (k, v))
-    scores = query.shape[-1] ** -0.5 * _product("...qd,...kd->...qk", q, k)
-    out = _product("...qk,...ke->...qe", jax.nn.softmax(scores, axis=-1).astype(v.dtype), v)
+    scores = query.shape[-1] ** -0.5 * product("...qd,...kd->...qk", q, k)
+    out = product("...qk,...ke->...qe", jax.nn.softmax(scores, axis=-1).astype(v.dtype), v)
     return heads_first(out).astype(value.dtype)
 
 
 def _mix(x: Array, projection: Array) -> Array:
-    return _product("...nd,nk->...kd", x, projection.astype(x.dtype))
-
-
-def _product(formula: str, a: Array, b: Array) -> Array:
-    return jnp.einsum(formula, a, b, preferred_element_type=jnp.float32)
+    return product("...nd,nk->...kd", x, projection.astype(x.dtype))

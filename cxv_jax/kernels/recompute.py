@@ -1,11 +1,14 @@
-"""Recompute in the backward pass, on backends that would rather keep what forward computed."""
+"""Recompute in the backward pass, on platforms that would rather keep what forward computed."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import Array
+
+from cxv_jax.kernels.dispatch import by_platform, formulations, vjp
 
 
 def recomputed(saved: Any, gradient: Array) -> Any:
@@ -15,19 +18,23 @@ def recomputed(saved: Any, gradient: Array) -> Any:
     forward pass and keeps their values, features and tiles included. So there the floats get a
     zero added that only the backward pass knows.
     """
-    if jax.default_backend() != "cpu":
-        return jax.lax.optimization_barrier(saved)
+    return by_platform(
+        saved, gradient, cpu=_plus_zero, default=lambda x, _: jax.lax.optimization_barrier(x)
+    )
+
+
+def _plus_zero(saved: Any, gradient: Array) -> Any:
     # A sum ends a fused loop. One element would be computed again in every turn of the loop, from
     # whatever leads to the gradient, and XLA then leaves the loop unvectorised.
     zero = 0 * gradient[(0,) * (gradient.ndim - 1)].sum()
-
-    def mark(x: Array) -> Array:
-        return x + zero.astype(x.dtype) if _is_float(x) else x
-
-    return jax.tree.map(mark, saved)
+    return jax.tree.map(lambda x: x + zero.astype(x.dtype) if _is_float(x) else x, saved)
 
 
-def checkpoint(function: Callable[..., Array], apart: bool = True) -> Callable[..., Array]:
+def checkpoint(
+    function: Callable[..., Array],
+    apart: bool = True,
+    cpu: Callable[..., Array] | None = None,
+) -> Callable[..., Array]:
     """``jax.checkpoint`` for a function of arrays with one result, on CPUs too.
 
     Apart, the backward pass on a CPU runs in a branch that is always taken, which XLA does not
@@ -35,26 +42,33 @@ def checkpoint(function: Callable[..., Array], apart: bool = True) -> Callable[.
     and kept, and the zeros that its loops start from are not held from the start of the step.
     Its sums may then round differently. Otherwise it is :func:`recomputed` that saves the memory,
     and the gradients are those of ``function`` bit for bit.
+
+    Args:
+      function: of arrays, without closed-over ones.
+      apart: see above.
+      cpu: computes the same on CPUs, apart; None: ``function`` does.
     """
+    if apart:
+        return formulations(cpu or function, function, _vjp_in_a_branch, _vjp_after_a_barrier)
     run = jax.custom_vjp(function)
-
-    def backward(arguments: tuple[Any, ...], gradient: Array) -> tuple[Any, ...]:
-        if jax.default_backend() != "cpu" or not apart:
-            return jax.vjp(function, *recomputed(arguments, gradient))[1](gradient)
-        first = gradient[(0,) * gradient.ndim]  # Equals itself; a NaN makes all gradients NaN.
-        return jax.lax.cond(first == first, again, lost, arguments, gradient)
-
-    def again(arguments: tuple[Any, ...], gradient: Array) -> tuple[Any, ...]:
-        gradients = jax.vjp(function, *arguments)[1](gradient)
-        return jax.tree.map(lambda x: None if x.dtype == jax.dtypes.float0 else x, gradients)
-
-    def lost(arguments: tuple[Any, ...], gradient: Array) -> tuple[Any, ...]:
-        return jax.tree.map(
-            lambda x: jnp.full_like(x, jnp.nan) if _is_float(x) else None, arguments
-        )
-
-    run.defvjp(lambda *arguments: (function(*arguments), arguments), backward)
+    run.defvjp(
+        lambda *arguments: (function(*arguments), arguments),
+        lambda arguments, gradient: vjp(function, recomputed(arguments, gradient), gradient),
+    )
     return run
+
+
+def _vjp_after_a_barrier(function: Callable[..., Array], arguments: Any, gradient: Array) -> Any:
+    return vjp(function, jax.lax.optimization_barrier(arguments), gradient)
+
+
+def _vjp_in_a_branch(function: Callable[..., Array], arguments: Any, gradient: Array) -> Any:
+    first = gradient[(0,) * gradient.ndim]  # Equals itself; a NaN makes all gradients NaN.
+    return jax.lax.cond(first == first, partial(vjp, function), _lost, arguments, gradient)
+
+
+def _lost(arguments: tuple[Any, ...], gradient: Array) -> tuple[Any, ...]:
+    return jax.tree.map(lambda x: jnp.full_like(x, jnp.nan) if _is_float(x) else None, arguments)
 
 
 def _is_float(x: Array) -> bool:

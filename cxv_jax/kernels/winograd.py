@@ -6,6 +6,7 @@ import numpy as np
 from jax import Array
 from jaxtyping import Float
 
+from cxv_jax.kernels.dispatch import formulations
 from cxv_jax.kernels.recompute import recomputed
 
 # Lavin and Gray 2016 (arXiv 1509.09308), section 4.3: out = A^T ((G g G^T) * (B^T d B)) A.
@@ -29,32 +30,41 @@ A_T = np.array(
 )
 
 
-def prefers_winograd(channels: int, features: int) -> bool:
-    """Whether :func:`conv_3x3` beats the library's convolution here.
-
-    On a CPU in float32, yes; with few channels its transforms cost more than they save, and a GPU
-    has tensor cores. Its rounding is too coarse for narrower types.
-    """
-    return jax.default_backend() == "cpu" and min(channels, features) >= 32
-
-
-@jax.custom_vjp
 def conv_3x3(
     x: Float[Array, "batch height width channels"], kernel: Float[Array, "3 3 channels features"]
 ) -> Float[Array, "batch height width features"]:
-    """Cross-correlation with zero padding 1 and stride 1, as ``lax.conv_general_dilated``.
+    """``out_{h,w,k} = sum_{i,j,c} kernel_{i,j,c,k} x_{h + i - 1, w + j - 1, c}``, 0 outside.
 
-    The image is cut into 4x4 tiles (6x6 with their borders); each becomes 36 numbers a channel,
-    and the convolution 36 matrix products over all tiles. Sums of shifted slices, no gathers;
-    rows first, then columns, or the program would consist of hundreds of small kernels.
-    Keeps only ``x`` and ``kernel`` for the backward pass, which runs through the same transforms.
+    XLA's convolution, except on a CPU in float32 with at least 32 channels on either side: there
+    :func:`winograd`. With fewer, its transforms cost more than they save; its rounding is too
+    coarse for narrower types, and a GPU has tensor cores.
 
     Args:
-      x: float32 ``[batch, height, width, channels]``, any height and width.
-      kernel: float32 ``[3, 3, channels, features]``.
+      x: ``[batch, height, width, channels]``, any height and width.
+      kernel: ``[3, 3, channels, features]``.
 
     Returns:
       ``[batch, height, width, features]``.
+    """
+    if x.dtype != jnp.float32 or min(kernel.shape[2:]) < 32:
+        return direct(x, kernel)
+    return formulations(cpu=winograd, default=direct)(x, kernel)
+
+
+def direct(x: Array, kernel: Array) -> Array:
+    """XLA's convolution, the plain form of :func:`winograd`."""
+    layout = ("NHWC", "HWIO", "NHWC")
+    return jax.lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=layout)
+
+
+@jax.custom_vjp
+def winograd(x: Array, kernel: Array) -> Array:
+    """:func:`direct` by 36 matrix products over all tiles.
+
+    The image is cut into 4x4 tiles (6x6 with their borders); each becomes 36 numbers a channel.
+    Sums of shifted slices, no gathers; rows first, then columns, or the program would consist of
+    hundreds of small kernels. Keeps only ``x`` and ``kernel`` for the backward pass, which runs
+    through the same transforms.
     """
     height, width = x.shape[1:3]
     products = jnp.einsum("ptc,pck->ptk", _input_tiles(x), _kernel_tiles(kernel))
@@ -76,7 +86,7 @@ def _backward(saved: tuple[Array, Array], gradient: Array) -> tuple[Array, Array
     return _fold(tiles, x.shape), jnp.einsum("iy,jx,ijck->yxck", G, G, kernel_tiles)
 
 
-conv_3x3.defvjp(lambda x, kernel: (conv_3x3(x, kernel), (x, kernel)), _backward)
+winograd.defvjp(lambda x, kernel: (winograd(x, kernel), (x, kernel)), _backward)
 
 
 def _combine(matrix: np.ndarray, parts: list[Array]) -> list[Array]:

@@ -8,8 +8,7 @@ from jax import Array
 from jaxtyping import Float
 
 from cxv_jax.errors import InputError
-from cxv_jax.layers import BatchNorm, Conv, Dense, gelu
-from cxv_jax.models.depthwise import DepthwiseConv
+from cxv_jax.layers import BatchNorm, Conv, Dense, DepthwiseConv, gelu
 from cxv_jax.models.trunk import check_images
 
 

@@ -11,8 +11,7 @@ from jax import Array
 from jaxtyping import Float
 
 from cxv_jax.errors import InputError
-from cxv_jax.layers import BatchNorm, Conv, Dense, LayerNorm, gelu
-from cxv_jax.models.depthwise import DepthwiseConv
+from cxv_jax.layers import BatchNorm, Conv, Dense, DepthwiseConv, LayerNorm, gelu
 from cxv_jax.models.trunk import Block, check_images
 
 

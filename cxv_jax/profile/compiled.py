@@ -1,7 +1,7 @@
 """What XLA says of the compiled train step and forward pass: FLOPs and memory."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -103,5 +103,14 @@ def _inner(equation: Any) -> Iterator[tuple[float, float]]:
         left, out = equation.invars[0].aval.shape, equation.outvars[0].aval.shape
         products = 2.0 * math.prod(out) * math.prod(left[i] for i in contracted)
         yield products, products
-    for inner in jaxprs_in_params(equation.params):
+    for inner in _taken(equation.params):
         yield _product_flops(inner)
+
+
+def _taken(params: dict[str, Any]) -> Iterable[Jaxpr]:
+    """The inner programs that run: of formulations for several platforms, this one's."""
+    if platforms := params.get("branches_platforms"):
+        here = jax.devices()[0].platform
+        matches = (names is None or here in names for names in platforms)
+        return [params["branches"][list(matches).index(True)].jaxpr]
+    return jaxprs_in_params(params)

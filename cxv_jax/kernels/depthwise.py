@@ -1,39 +1,13 @@
 """Depthwise convolution that is also fast on a CPU."""
 
-from typing import Any
+from functools import partial
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float
 
-from cxv_jax.layers import bias_init, kernel_init
-
-
-class DepthwiseConv(nn.Module):
-    """One square kernel a channel, padded by ``kernel_size // 2``, initialised as ``layers.Conv``.
-
-    The parameters are those of ``layers.Conv`` with one group a channel.
-    """
-
-    kernel_size: int
-    stride: int = 1
-    use_bias: bool = True
-    dtype: Any = jnp.float32
-
-    @nn.compact
-    def __call__(
-        self, x: Float[Array, "batch height width channels"]
-    ) -> Float[Array, "batch out_height out_width channels"]:
-        """Apply to ``[batch, height, width, channels]``."""
-        k, channels = self.kernel_size, x.shape[-1]
-        kernel = self.param("kernel", kernel_init, (k, k, 1, channels))
-        out = depthwise_convolution(x.astype(self.dtype), kernel.astype(self.dtype), self.stride)
-        if self.use_bias:
-            bias = self.param("bias", bias_init(k * k), (channels,))
-            out = out + bias.astype(self.dtype)[None, None, None]
-        return out
+from cxv_jax.kernels.dispatch import formulations
 
 
 def depthwise_convolution(
@@ -55,22 +29,25 @@ def depthwise_convolution(
     Returns:
       ``[batch, out_height, out_width, channels]`` in the type of ``x``.
     """
+    run = formulations(cpu=partial(shifted, stride=stride), default=partial(grouped, stride=stride))
+    return run(x, kernel)
 
-    def shifted(x: Array, kernel: Array) -> Array:
-        return _shift_and_add(x, kernel)[:, ::stride, ::stride]
 
-    def grouped(x: Array, kernel: Array) -> Array:
-        pad = (kernel.shape[0] // 2,) * 2
-        return jax.lax.conv_general_dilated(
-            x,
-            kernel,
-            (stride, stride),
-            (pad, pad),
-            dimension_numbers=("NHWC", "HWIO", "NHWC"),
-            feature_group_count=x.shape[-1],
-        )
+def grouped(x: Array, kernel: Array, stride: int = 1) -> Array:
+    """XLA's grouped convolution, the plain form of :func:`shifted`."""
+    return jax.lax.conv_general_dilated(
+        x,
+        kernel,
+        (stride, stride),
+        ((kernel.shape[0] // 2,) * 2,) * 2,
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        feature_group_count=x.shape[-1],
+    )
 
-    return jax.lax.platform_dependent(x, kernel, cpu=shifted, default=grouped)
+
+def shifted(x: Array, kernel: Array, stride: int = 1) -> Array:
+    """The sum of shifted copies, of which a stride takes some."""
+    return _shift_and_add(x, kernel)[:, ::stride, ::stride]
 
 
 def _pad(x: Array, pad: int) -> Array:
@@ -92,10 +69,6 @@ def _shift_and_add(x: Array, kernel: Array) -> Array:
     return _correlate(x, kernel, kernel.shape[0] // 2)
 
 
-def _forward(x: Array, kernel: Array) -> tuple[Array, tuple[Array, Array]]:
-    return _shift_and_add(x, kernel), (x, kernel)
-
-
 def _backward(saved: tuple[Array, Array], gradient: Array) -> tuple[Array, Array]:
     x, kernel = saved
     k = kernel.shape[0]
@@ -111,4 +84,4 @@ def _backward(saved: tuple[Array, Array], gradient: Array) -> tuple[Array, Array
     return dx, sums.reshape(kernel.shape).astype(kernel.dtype)
 
 
-_shift_and_add.defvjp(_forward, _backward)
+_shift_and_add.defvjp(lambda x, kernel: (_shift_and_add(x, kernel), (x, kernel)), _backward)

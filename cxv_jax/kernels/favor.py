@@ -1,0 +1,151 @@
+"""FAVOR+'s sums over tokens, whose features (the largest arrays) are never kept.
+
+The features are computed again in the backward pass; on a CPU for a part of the tokens at a time,
+so that they stay in cache, and with rows added to the projection, so that loops over features end
+with whole vector registers. A GPU wants large products.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from cxv_jax.kernels.dispatch import by_platform
+from cxv_jax.kernels.product import heads_first, pad, product
+from cxv_jax.kernels.recompute import checkpoint
+
+Scores = Callable[[Array, Array], Array]  # x [..., n, dim], projection -> [..., n, features]
+# x, projection, the keys' largest score, mask of x [..., n, 1] or None -> [..., n, features]
+Features = Callable[..., Array]
+
+
+def key_sums(
+    phi: Features,
+    scores: Scores,
+    key: Array,
+    value: Array,
+    projection: Array,
+    key_mask: Array | None,
+    *,
+    whole_batch: bool,
+) -> Array:
+    """``sum_m phi(k_m, top) [v_m, 1]^T`` in float32: the sums with the values and without, in one.
+
+    ``top = max scores(k)`` over the features, tokens and heads of an example, or of all examples.
+    Its gradient touches the one key that has it: the backward pass computes that row only.
+
+    Args:
+      phi: features; a function of arrays, without closed-over ones.
+      scores: of which to take the largest; also such a function.
+      key: ``[..., length, heads, dim]``.
+      value: ``[..., length, heads, value_dim]``.
+      projection: ``[features, dim]``.
+      key_mask: None or ``[..., heads or 1, length]``, of the keys that count.
+      whole_batch: one ``top`` for all examples.
+
+    Returns:
+      ``[..., heads, features, value_dim + 1]``.
+    """
+    k, batch = heads_first(key), () if whole_batch else key.shape[:-3]
+    # No gradient: all that is used is an index.
+    best = by_platform(
+        *jax.lax.stop_gradient((k, projection)),
+        cpu=partial(_best, True, scores),
+        default=partial(_best, False, scores),
+    )
+    if key_mask is not None:
+        best = jnp.where(key_mask[..., None], best, -jnp.inf)
+    winner = best.reshape(*batch, -1).argmax(-1)[..., None, None]
+    # Around transposing and cutting too, or the parts would be kept besides the whole.
+    run = checkpoint(partial(_sums, False, phi, scores), cpu=partial(_sums, True, phi, scores))
+    return run(key, value, projection, winner, key_mask)
+
+
+def query_products(phi: Features, query: Array, context: Array, projection: Array) -> Array:
+    """``phi(q_n) context`` in float32.
+
+    Args:
+      phi: as in :func:`key_sums`.
+      query: ``[..., length, heads, dim]``.
+      context: ``[..., heads, features, width]``.
+      projection: ``[features, dim]``.
+
+    Returns:
+      ``[..., length, heads, width]``.
+    """
+    run = checkpoint(partial(_products, False, phi), cpu=partial(_products, True, phi))
+    return run(query, context, projection)
+
+
+def _best(in_parts: bool, scores: Scores, k: Array, projection: Array) -> Array:
+    """The largest score of each token, ``[..., length, 1]``."""
+
+    def best(k: Array) -> Array:
+        return scores(k, projection).max(-1, keepdims=True)
+
+    return _join(jax.lax.map(best, _cut(k))) if in_parts else best(k)
+
+
+def _sums(
+    in_parts: bool,
+    phi: Features,
+    scores: Scores,
+    key: Array,
+    value: Array,
+    projection: Array,
+    winner: Array,
+    key_mask: Array | None,
+) -> Array:
+    p = _whole_vectors(projection) if in_parts else projection
+    k, batch = heads_first(key), winner.shape[:-2]
+    row = jnp.take_along_axis(k.reshape(*batch, -1, k.shape[-1]), winner, -2)
+    top = scores(row, p).max(-1).reshape(*batch, *(1,) * (k.ndim - len(batch)))
+
+    def add(part: Any) -> Array:
+        k, v, kept = part
+        v = jnp.concatenate([v, jnp.ones((*v.shape[:-1], 1), v.dtype)], -1)
+        return product("...nj,...ne->...je", phi(k, p, top, kept).astype(v.dtype), v)
+
+    tokens = (k, heads_first(value), None if key_mask is None else key_mask[..., None])
+    if not in_parts:
+        return add(tokens)
+    start = jnp.zeros((*k.shape[:-2], p.shape[0], value.shape[-1] + 1), jnp.float32)
+    step = _again(lambda total, part: (total + add(part), None))
+    sums, _ = jax.lax.scan(step, start, jax.tree.map(_cut, tokens))
+    return sums[..., : projection.shape[0], :]
+
+
+def _products(
+    in_parts: bool, phi: Features, query: Array, context: Array, projection: Array
+) -> Array:
+    q, p = heads_first(query), _whole_vectors(projection) if in_parts else projection
+    context = pad(context, -2, 0, p.shape[0] - context.shape[-2])
+
+    def read(q: Array) -> Array:
+        return product("...nj,...je->...ne", phi(q, p).astype(context.dtype), context)
+
+    return heads_first(_join(jax.lax.map(_again(read), _cut(q))) if in_parts else read(q))
+
+
+_again = partial(jax.checkpoint, prevent_cse=False)  # Within a loop.
+
+
+def _whole_vectors(projection: Array, lanes: int = 16) -> Array:
+    """Repeat the first row until the rows fill whole registers; it changes no maximum."""
+    rows = jnp.broadcast_to(projection[:1], (-projection.shape[0] % lanes, projection.shape[1]))
+    return jnp.concatenate([projection, rows])
+
+
+def _cut(x: Array) -> Array:
+    """``[..., length, dim]`` to ``[parts, ..., length / parts, dim]``."""
+    length = x.shape[-2]
+    n = 1 if length < 512 else next(n for n in range(16, 0, -1) if length % n == 0)
+    return jnp.moveaxis(x.reshape(*x.shape[:-2], n, -1, x.shape[-1]), -3, 0)
+
+
+def _join(x: Array) -> Array:
+    x = jnp.moveaxis(x, 0, -3)
+    return x.reshape(*x.shape[:-3], -1, x.shape[-1])
