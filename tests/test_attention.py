@@ -272,7 +272,8 @@ def flops(attend: Callable, side: int) -> float:
 )
 def test_cost_in_length(attend: Callable, growth: int) -> None:
     small, middle, large = (flops(attend, side) for side in (32, 64, 128))
-    assert middle / small == pytest.approx(growth, rel=0.08)
+    # Of what depends on the length: the pseudo-inverse of Nyström is a constant besides.
+    assert (large - middle) / (middle - small) == pytest.approx(growth, rel=0.08)
     assert large / middle == pytest.approx(growth, rel=0.08)
 
 

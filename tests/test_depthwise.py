@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cxv_jax.models.depthwise import depthwise_convolution
+from cxv_jax.kernels import depthwise_convolution
 
 
 @pytest.mark.parametrize(("k", "stride"), [(3, 1), (3, 2), (5, 1), (4, 3)])
