@@ -348,7 +348,8 @@ def test_an_interrupted_command_cleans_up(tmp_path):
 SLOW = """
 import sys, time
 from cxv_jax.data import prepare
-from cxv_jax.launch import command, prepare_data
+from cxv_jax.launch import command
+from experiments import prepare_data
 
 def wait(array):
     print("busy", file=sys.stderr, flush=True)
