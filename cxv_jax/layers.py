@@ -224,6 +224,11 @@ class MultiHeadAttention(nn.Module):
     width ``num_heads * head_dim`` does not depend on the channels. Query, key and value come from
     one fused product ``qkv``, ordered (query, key, value), each head-major.
 
+    With ``local`` each head's output gets ``depthwise_3x3(v)`` added, so that a linear attention
+    sees the neighbourhood too; with ``gate`` the joined heads are multiplied by ``silu(W_g x)``
+    before ``W_out``, which raises the rank of what a linear attention can say (both as in Han et
+    al. 2024, arXiv 2405.16605). Both work for any ``attend``.
+
     Attributes:
       attend: a function or a Flax module, ``(query, key, value) -> out`` on
         ``[batch, length, heads, head_dim]``.
@@ -238,6 +243,8 @@ class MultiHeadAttention(nn.Module):
     dropout: float = 0.0
     dtype: Any = jnp.float32
     init_std: float | None = None  # As in Dense.
+    local: bool = False  # Maps only.
+    gate: bool = False
 
     @nn.compact
     def __call__(
@@ -250,8 +257,12 @@ class MultiHeadAttention(nn.Module):
         # split, not indexing: its gradient is one concatenation, not three padded sums; and of two
         # dimensions, as Dense: the concatenation then needs no other layout.
         parts = jnp.split(qkv.reshape(-1, 3 * inner), 3, axis=-1)
-        out = self.attend(*(part.reshape(heads) for part in parts))
-        out = self._projection(x.shape[-1], True, "out")(out.reshape(*lead, inner))
+        out = self.attend(*(part.reshape(heads) for part in parts)).reshape(*lead, inner)
+        if self.local:
+            out += DepthwiseConv(3, dtype=self.dtype, name="local")(parts[2].reshape(out.shape))
+        if self.gate:
+            out *= nn.silu(self._projection(inner, True, "gate")(x))
+        out = self._projection(x.shape[-1], True, "out")(out)
         return Dropout(self.dropout)(out, train=train)
 
     def _projection(self, features: int, use_bias: bool, name: str) -> nn.Module:

@@ -161,6 +161,11 @@ def phase(
     return optax.multi_transform(dict(transforms), lambda params: label_params(params, labels))
 
 
+def clipped(tx: optax.GradientTransformation, norm: float) -> optax.GradientTransformation:
+    """``tx`` after the gradients' global norm is cut to ``norm``; ``tx`` itself for 0."""
+    return optax.chain(optax.clip_by_global_norm(norm), tx) if norm else tx
+
+
 def label_params(params: Any, labels: Sequence[tuple[str, str]]) -> Any:
     """The tree of labels of ``params``; see :func:`phase`."""
 
@@ -183,7 +188,21 @@ def hand_over(tx: optax.GradientTransformation, best_params: Any) -> optax.OptSt
 
 
 def learning_rates(opt_state: optax.OptState) -> dict[str, Any]:
-    """The current learning rate under each label of a :func:`phase`, of those :func:`injected`."""
-    inner = {label: state.inner_state for label, state in opt_state.inner_states.items()}
-    hyperparams = {label: getattr(state, "hyperparams", {}) for label, state in inner.items()}
-    return {k: v["learning_rate"] for k, v in hyperparams.items() if "learning_rate" in v}
+    """The current learning rate under each label of a :func:`phase`, of those :func:`injected`.
+
+    The phase, and its members, may be wrapped (``optax.chain``, ``optax.MultiSteps``, ...).
+    """
+    members = {}
+    for found in _within(opt_state, "inner_states"):
+        members.update(found.inner_states)
+    rates = {label: _within(state, "hyperparams") for label, state in members.items()}
+    return {label: x[0].hyperparams["learning_rate"] for label, x in rates.items() if x}
+
+
+def _within(state: Any, name: str) -> list[Any]:
+    """The outermost parts of a state that have an attribute ``name``."""
+
+    def has(x: Any) -> bool:
+        return hasattr(x, name)
+
+    return [x for x in jax.tree.leaves(state, is_leaf=has) if has(x)]

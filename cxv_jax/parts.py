@@ -17,8 +17,9 @@ from cxv_jax.phase import Phase
 
 def load_dataset(config: ConfigDict) -> sources.Dataset:
     """The data set that ``config.data`` names, with its splits fixed by ``config.seed``."""
-    fields = ("val_fraction", "val_per_class", "subset_per_class", "image_size", "data_dir")
-    options = {name: config.data[name] for name in (*fields, "on_bad_image")}
+    fields = ("val_fraction", "val_per_class", "subset_per_class", "splits", "split_index")
+    options = {name: config.data[name] for name in (*fields, "image_size", "data_dir")}
+    options["on_bad_image"] = config.data.on_bad_image
     return sources.load(config.data.source, seed=config.seed, **options)
 
 
@@ -48,7 +49,7 @@ def make_optimizer(
             first.optimizer, first.learning_rate, dict(first.options)
         )
         labels.insert(0, (fields.keep, kept))
-    return optimizer.phase(transforms, labels)
+    return optimizer.clipped(optimizer.phase(transforms, labels), fields.clip_norm)
 
 
 def split_loader(config: ConfigDict, mesh: Mesh, dataset: sources.Dataset, name: str) -> Loader:

@@ -78,8 +78,18 @@ def curves(
     numbers = [record["epoch"] for record in epochs]
     for ax, (label, name, scale) in zip(axes, panels, strict=False):
         for kind, color, of in (("train", TRAIN, "train"), ("val", HELD_OUT, split)):
-            values = [scale * record[f"{kind}_{name}"] for record in epochs]
-            ax.plot(numbers, values, ".-", color=color, label=of, markersize=4, linewidth=1.2)
+            values = [record[f"{kind}_{name}"] for record in epochs]
+            if None in values:  # Nothing was evaluated.
+                continue
+            ax.plot(
+                numbers,
+                scale * np.array(values),
+                ".-",
+                color=color,
+                label=of,
+                markersize=4,
+                linewidth=1.2,
+            )
         ax.set_ylabel(label)
     if varies:
         rates = [record["learning_rate"] for record in epochs]

@@ -43,14 +43,14 @@ class EpochRecord(Record):
       step: optimizer steps done.
       train_loss: mean over the epoch's images, against mixed and smoothed labels.
       train_top1: against the unmixed labels.
-      val_loss: of the selection split, as ``val_top1`` and ``val_top5``.
+      val_loss: of the selection split, as ``val_top1`` and ``val_top5``; None without selection.
       best_top1: of the best epoch so far.
       improved: whether this is the best epoch.
       patience_left: epochs without improvement that the phase would still allow.
       learning_rate: the largest of the optimizer's, after the epoch.
       images_per_second: of the epoch's steps.
       seconds: of the epoch's steps.
-      selection: name of the selection split, ``val`` or ``test``.
+      selection: name of the selection split, ``val`` or ``test``; ``last`` for none.
     """
 
     phase: Phase
@@ -58,10 +58,10 @@ class EpochRecord(Record):
     step: int
     train_loss: float
     train_top1: float
-    val_loss: float
-    val_top1: float
-    val_top5: float
-    best_top1: float
+    val_loss: float | None
+    val_top1: float | None
+    val_top5: float | None
+    best_top1: float | None
     improved: bool
     patience_left: int
     learning_rate: float
@@ -85,13 +85,13 @@ class HandoffRecord(Record):
     phase: Phase
     epoch: int
     step: int
-    best_top1: float
+    best_top1: float | None
     from_epoch: int
 
 
 @dataclasses.dataclass(frozen=True)
 class Best(Record):
-    """The best epoch of a phase by its figures on the selection split."""
+    """The best epoch of a phase by its figures on the selection split; zeros without one."""
 
     top1: float = -1.0
     loss: float = math.inf
@@ -129,15 +129,18 @@ class Progress(Record):
     best: dict[str, Best] = dataclasses.field(default_factory=dict)
     rates: list[float] = dataclasses.field(default_factory=list)
 
-    def end_epoch(self, top1: float, loss: float, top5: float) -> bool:
-        """Count an epoch with these figures on the selection split; whether it is the best."""
+    def end_epoch(self, found: Best | None) -> bool:
+        """Count an epoch with its figures on the selection split; whether it is the best.
+
+        Without figures the last epoch is.
+        """
         self.epoch, self.phase_epoch = self.epoch + 1, self.phase_epoch + 1
         self.steps, self.sums = 0, {}
-        found = Best(top1, loss, top5, self.epoch)
-        improved = self.best_so_far() < found
+        improved = found is None or self.best_so_far() < found
         self.patience = 0 if improved else self.patience + 1
         if improved:
-            self.best[self.phase.key] = found
+            best = dataclasses.replace(found or Best(0.0, 0.0, 0.0), epoch=self.epoch)
+            self.best[self.phase.key] = best
         return improved
 
     def best_so_far(self) -> Best:
@@ -184,7 +187,7 @@ class PhaseSummary(Record):
     """The best weights of a phase: of which epoch, on the selection split, on test."""
 
     epoch: int
-    val_top1: float
+    val_top1: float | None
     test_top1: float
     test_top5: float
     val_top5: float | None = None
@@ -200,7 +203,7 @@ class Summary(Record):
       workdir: the run's folder.
       dataset: name of the data set.
       model: name of the model.
-      selection: the split that selected the weights, ``val`` or ``test``.
+      selection: the split that selected the weights, ``val`` or ``test``; or ``last``.
       test_top1: of the last phase's best weights, as ``test_top5``.
       phases: by the phase's key.
       parameters: trainable ones.

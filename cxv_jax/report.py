@@ -104,7 +104,8 @@ class Report:
         if self._first:
             for name, tag in SCALARS.items():
                 tag = tag.format(split=self._split)
-                self._tensorboard.add_scalar(tag, getattr(record, name), record.step)
+                if (value := getattr(record, name)) is not None:
+                    self._tensorboard.add_scalar(tag, value, record.step)
             self._tensorboard.flush()
         self._drop_bar()
         self.message(epoch_line(record))
@@ -198,12 +199,16 @@ def first_step_line(steps: int, waited: float, seconds: float) -> str:
 
 def epoch_line(record: EpochRecord) -> str:
     """One epoch in one line."""
-    best = f"best {_percent(record.best_top1)}, patience {record.patience_left}"
+    held_out = ""
+    if record.val_loss is not None:
+        best = f"best {_percent(record.best_top1)}, patience {record.patience_left}"
+        held_out = (
+            f" | {record.selection} loss {record.val_loss:.4f} top-1"
+            f" {_percent(record.val_top1):>8} ({'best so far' if record.improved else best})"
+        )
     return (
         f"epoch {record.epoch:3d}  {record.phase}"
-        f" | train loss {record.train_loss:.4f} top-1 {_percent(record.train_top1):>8}"
-        f" | {record.selection} loss {record.val_loss:.4f} top-1 {_percent(record.val_top1):>8}"
-        f" ({'best so far' if record.improved else best})"
+        f" | train loss {record.train_loss:.4f} top-1 {_percent(record.train_top1):>8}{held_out}"
         f" | {record.images_per_second:,.0f} images/s, {_duration(record.seconds)}"
     )
 
@@ -212,6 +217,8 @@ def handoff_line(record: HandoffRecord, split: str = "val") -> str:
     """The handoff in one line."""
     best = f"the best weights (epoch {record.from_epoch}, {split} top-1 "
     best += f"{_percent(record.best_top1)})"
+    if record.best_top1 is None:
+        best = f"the last weights (epoch {record.from_epoch})"
     start = best if record.from_epoch else "the initial weights"
     return f"handoff: {record.phase} begins at step {record.step:,} from {start}"
 
@@ -226,7 +233,9 @@ def test_line(summary: Summary) -> str:
 
 def final_table(summary: Summary) -> list[str]:
     """The end of a run in a few lines; the last one has the test top-1."""
-    rows = [("", "best epoch", f"{summary.selection} top-1", "test top-1", "test top-5")]
+    last = summary.selection == "last"
+    chosen = ("last epoch", "val top-1") if last else ("best epoch", f"{summary.selection} top-1")
+    rows = [("", *chosen, "test top-1", "test top-5")]
     for key, phase in summary.phases.items():
         val, top1, top5 = map(_percent, (phase.val_top1, phase.test_top1, phase.test_top5))
         rows.append((str(Phase.of_key(key)), str(phase.epoch), val, top1, top5))
@@ -259,8 +268,8 @@ def _drop_beyond(path: Path, step: int) -> None:
     write_text(path, "".join(json.dumps(record) + "\n" for record in kept))
 
 
-def _percent(fraction: float) -> str:
-    return f"{100 * fraction:.2f} %"
+def _percent(fraction: float | None) -> str:
+    return "" if fraction is None else f"{100 * fraction:.2f} %"
 
 
 def _duration(seconds: float) -> str:

@@ -123,13 +123,17 @@ class WiredPhase:
                 f"devices, {session.mesh.size}, or 0 for the whole batch"
             )
         self.tx = make_optimizer(config, phase, session.train_loader.steps_per_epoch)
+        fields, steps = config[phase.key], session.train_loader.steps_per_epoch
+        heavy = dict(policy="none", erase_probability=0.0, mixup_alpha=0.0, cutmix_alpha=0.0)
         self._step_config = step.StepConfig(
             mean=tuple(config.data.mean),
             std=tuple(config.data.std),
             num_classes=session.dataset.num_classes,
-            label_smoothing=config[phase.key].label_smoothing,
+            label_smoothing=fields.label_smoothing,
             ema_decay=config.ema_decay,
-            augment=augment.make(**config[phase.key].augment),
+            augment=augment.make(**fields.augment),
+            light=augment.make(**{**fields.augment, **heavy}) if fields.light_epochs else None,
+            light_from=max(fields.epochs - fields.light_epochs, 0) * steps,
             redraw=redraw_projections,
             redraw_every=config.redraw_every,
             micro_batch=config.micro_batch,

@@ -19,6 +19,7 @@ class TrainState:
 
     Attributes:
       step: int32, optimizer steps done, over both phases.
+      phase_step: int32, those of the running phase.
       params: trainable parameters.
       batch_stats: running statistics of BatchNorm, ``{}`` without it.
       constants: Performer projections, ``{}`` without them; never trained.
@@ -27,6 +28,7 @@ class TrainState:
     """
 
     step: Any
+    phase_step: Any
     params: Any
     batch_stats: Any
     constants: Any
@@ -52,6 +54,7 @@ def create(
     params, batch_stats = variables["params"], variables.get("batch_stats", {})
     return TrainState(
         step=jnp.zeros((), jnp.int32),
+        phase_step=jnp.zeros((), jnp.int32),
         params=params,
         batch_stats=batch_stats,
         constants=variables.get("constants", {}),
@@ -70,8 +73,22 @@ def hand_over(state: TrainState, tx: optax.GradientTransformation) -> TrainState
     ema = jax.tree.map(jnp.copy, best) if state.ema is not None else None
     return dataclasses.replace(
         state,
+        phase_step=jnp.zeros((), jnp.int32),
         params=best["params"],
         batch_stats=best["batch_stats"],
         opt_state=optimizer.hand_over(tx, best["params"]),
         ema=ema,
     )
+
+
+def average(ema: Any, params: Any, batch_stats: Any, decay: float, steps: Array) -> dict[str, Any]:
+    """One step of the moving average, unbiased from the first.
+
+    ``ema <- d ema + (1 - d) weights`` with ``d = min(decay, (1 + t) / (10 + t))``, ``t`` the
+    phase's steps before this one: the start weights are a ninth after ten steps at the most, so
+    that short phases are averaged as well as long ones.
+
+    Source: TensorFlow's ``ExponentialMovingAverage(num_updates=t)``.
+    """
+    ramp = jnp.minimum(decay, (1 + steps) / (10 + steps))
+    return optax.incremental_update({"params": params, "batch_stats": batch_stats}, ema, 1 - ramp)

@@ -1,6 +1,7 @@
 """The pure training step: one update, and several of them in one call."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -11,7 +12,7 @@ from jax import Array
 
 from cxv_jax import losses, metrics
 from cxv_jax.augment import normalise
-from cxv_jax.state import TrainState
+from cxv_jax.state import TrainState, average
 
 Batch = dict[str, Array]
 Augment = Callable[[Array, Array, Array], tuple[Array, Array]]
@@ -28,6 +29,8 @@ class StepConfig(NamedTuple):
       label_smoothing: see :func:`losses.cross_entropy`.
       ema_decay: of the moving average, 0 for none.
       augment: ``(rng, uint8 images, one-hot targets) -> (images 0..255, targets)``.
+      light: takes the place of ``augment`` from ``light_from`` on, the phase's steps.
+      light_from: None for never.
       redraw: ``(rng, constants) -> constants``, new random projections.
       redraw_every: steps between redraws, 0 for never.
       micro_batch: images of one forward and backward pass; it divides the batch; 0 for all.
@@ -42,6 +45,8 @@ class StepConfig(NamedTuple):
     redraw: Callable[[Array, Any], Any]
     redraw_every: int
     micro_batch: int = 0
+    light: Augment | None = None
+    light_from: int | None = None
 
 
 def train_step(
@@ -61,7 +66,7 @@ def train_step(
     """
     augment_rng, dropout_rng, redraw_rng = jax.random.split(jax.random.fold_in(rng, state.step), 3)
     targets = jax.nn.one_hot(batch["label"], config.num_classes)
-    images, targets = config.augment(augment_rng, batch["image"], targets)
+    images, targets = augmented(config, augment_rng, state, batch["image"], targets)
     images = normalise(images, config.mean, config.std)
     constants = constants_of(config, redraw_rng, state)
 
@@ -86,10 +91,24 @@ def train_step(
     params = optax.apply_updates(state.params, updates)
     ema = state.ema
     if ema is not None:
-        current = {"params": params, "batch_stats": batch_stats}
-        ema = optax.incremental_update(current, ema, 1 - config.ema_decay)
-    next_state = TrainState(state.step + 1, params, batch_stats, constants, opt_state, ema)
-    return next_state, sums
+        ema = average(ema, params, batch_stats, config.ema_decay, state.phase_step)
+    steps = state.step + 1, state.phase_step + 1
+    return TrainState(*steps, params, batch_stats, constants, opt_state, ema), sums
+
+
+def augmented(
+    config: StepConfig, rng: Array, state: TrainState, images: Array, targets: Array
+) -> tuple[Array, Array]:
+    """The batch as the phase has it at this step; float32 levels where that changes within it."""
+    if config.light is None or config.light_from is None:
+        return config.augment(rng, images, targets)
+
+    def run(augment: Augment, *batch: Array) -> tuple[Array, Array]:
+        images, targets = augment(rng, *batch)
+        return images.astype(jnp.float32), targets
+
+    heavy, light = (partial(run, augment) for augment in (config.augment, config.light))
+    return jax.lax.cond(state.phase_step < config.light_from, heavy, light, images, targets)
 
 
 def accumulate(

@@ -18,7 +18,7 @@ from cxv_jax.errors import InputError
 from cxv_jax.interrupt import Interrupt, Interrupted
 from cxv_jax.memory_plan import fit_session
 from cxv_jax.phase import Phase
-from cxv_jax.records import EpochRecord, HandoffRecord, PhaseSummary, Summary
+from cxv_jax.records import Best, EpochRecord, HandoffRecord, PhaseSummary, Summary
 from cxv_jax.report import Report, final_table, to_log
 from cxv_jax.runs import Run
 from cxv_jax.session import Session
@@ -64,7 +64,8 @@ def train_and_evaluate(
         say("\n".join([f"{workdir} is already finished", *final_table(summary)]))
         return summary
     session = fit_session(Session.of(config), say)
-    session.loader(config.selection)  # Refuses a split that is not there before it writes.
+    if config.selection != "last":
+        session.loader(config.selection)  # Refuses a split that is not there before it writes.
     folder = distributed.together(partial(runs.open_run, workdir, config, fork=fork))
     distributed.together(partial(runs.check_joined, folder, config))
     with Interrupt() as interrupt, Run(config, session, folder) as run:
@@ -142,9 +143,9 @@ def read_metrics(run: Run, report: Report, count: int, sums: metrics.Sums) -> No
 def end_epoch(run: Run, report: Report) -> None:
     """Evaluate, report, then save: a resumed run drops the lines beyond its checkpoint."""
     progress = run.progress
-    results = run.session.evaluate(run.state.variables(), run.config.selection)
+    found = figures(run, run.state, run.config.selection)
     trained = metrics.means(progress.sums)
-    improved = progress.end_epoch(results.top1, results.loss, results.top5)
+    improved = progress.end_epoch(found)
     report.end_epoch(
         EpochRecord(
             phase=progress.phase,
@@ -152,10 +153,10 @@ def end_epoch(run: Run, report: Report) -> None:
             step=int(run.state.step),
             train_loss=trained["loss"],
             train_top1=trained["top1"],
-            val_loss=results.loss,
-            val_top1=results.top1,
-            val_top5=results.top5,
-            best_top1=progress.best_so_far().top1,
+            val_loss=_field(found, "loss"),
+            val_top1=_field(found, "top1"),
+            val_top5=_field(found, "top5"),
+            best_top1=progress.best_so_far().top1 if found else None,
             improved=improved,
             patience_left=run.config[progress.phase.key].patience - progress.patience,
             learning_rate=learning_rate(run.state),
@@ -167,6 +168,14 @@ def end_epoch(run: Run, report: Report) -> None:
     run.save(best_of=progress.phase.key if improved else None)
 
 
+def figures(run: Run, state: TrainState, split: str) -> Best | None:
+    """What a split says of a state; None where the data set has no such split."""
+    if split not in run.session.dataset.splits:
+        return None
+    results = run.session.evaluate(state.variables(), split)
+    return Best(results.top1, results.loss, results.top5)
+
+
 def hand_over(run: Run, report: Report) -> None:
     """Hand the best weights over to the second optimizer."""
     progress, best, state = run.progress, run.progress.best_so_far(), run.state
@@ -175,9 +184,8 @@ def hand_over(run: Run, report: Report) -> None:
     run.state = run.session.phases[Phase.TWO].hand_over(state)
     progress.phase, progress.phase_epoch, progress.patience = Phase.TWO, 0, 0
     step = int(run.state.step)
-    report.hand_over(
-        HandoffRecord(Phase.TWO, progress.epoch, step, max(best.top1, 0.0), best.epoch)
-    )
+    top1 = None if run.config.selection == "last" else max(best.top1, 0.0)
+    report.hand_over(HandoffRecord(Phase.TWO, progress.epoch, step, top1, best.epoch))
 
 
 def final_test(run: Run, report: Report) -> Summary:
@@ -186,11 +194,13 @@ def final_test(run: Run, report: Report) -> Summary:
     for key, best in progress.best.items():
         state = run.restore_best(Phase.of_key(key))
         test = run.session.evaluate(state.variables(), "test")
+        # Without selection validation is read once too, for whoever tunes by it.
+        val = figures(run, state, "val") if run.config.selection == "last" else best
         phases[key] = PhaseSummary(
             epoch=best.epoch,
-            val_top1=best.top1,
-            val_top5=best.top5,
-            val_loss=best.loss,
+            val_top1=_field(val, "top1"),
+            val_top5=_field(val, "top5"),
+            val_loss=_field(val, "loss"),
             test_top1=test.top1,
             test_top5=test.top5,
             test_loss=test.loss,
@@ -216,3 +226,7 @@ def learning_rate(state: TrainState) -> float:
     """The largest of the optimizer's."""
     rates: dict[str, Any] = optimizer.learning_rates(state.opt_state)
     return float(max(jax.device_get(list(rates.values()))))
+
+
+def _field(found: Best | None, name: str) -> float | None:
+    return None if found is None else getattr(found, name)

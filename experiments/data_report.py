@@ -36,7 +36,7 @@ def open_dataset(config: ConfigDict) -> Dataset:
     for name in _phases(config):
         augment.make(**config[name].augment)
     dataset = load_dataset(config)
-    for name in ("train", config.selection, "test"):
+    for name in ("train", *({config.selection} - {"last"}), "test"):
         dataset.split(name)
     return dataset
 

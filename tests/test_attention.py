@@ -23,15 +23,19 @@ from cxv_jax.attention import (
 HEAD_DIM = 7
 PROJECTION = random_projection(jax.random.key(5), 19, HEAD_DIM)
 performer = partial(performer_attention, projection=PROJECTION)
-elu = partial(linear_attention, feature_map="elu")
+elu = partial(linear_attention, rule="elu")
+mala = partial(linear_attention, rule="mala")
+rala = partial(linear_attention, rule="rala")
 nystrom = partial(nystrom_attention, num_landmarks=5)
 FUNCTIONS = [
     pytest.param(linear_attention, id="linear"),
     pytest.param(elu, id="elu"),
     pytest.param(performer, id="performer"),
+    pytest.param(mala, id="mala"),
+    pytest.param(rala, id="rala"),
     pytest.param(nystrom, id="nystrom"),
 ]
-KERNELS = FUNCTIONS[:3]  # Those that see the keys only through sums.
+KERNELS = FUNCTIONS[:5]  # Those that see the keys only through sums.
 
 
 def qkv(*batch: int, q_length: int = 17, kv_length: int = 17, seed: int = 0) -> list[jax.Array]:
@@ -61,6 +65,23 @@ def elu_features(q: np.ndarray, k: np.ndarray) -> np.ndarray:
     return weights / weights.sum(-1, keepdims=True)
 
 
+def mala_weights(q: np.ndarray, k: np.ndarray) -> np.ndarray:
+    """The paper's own form: a rescaled product less an offset a query."""
+    q, k = (np.where(x > 0, x + 1, np.exp(x)) for x in (q, k))
+    scores = HEAD_DIM**-0.5 * q @ np.swapaxes(k, -1, -2)
+    z = scores.mean(-1, keepdims=True)
+    weights = (scores * (1 + 1 / z) - z) / k.shape[-2]
+    np.testing.assert_allclose(weights.sum(-1), 1)
+    return weights
+
+
+def rala_weights(q: np.ndarray, k: np.ndarray) -> np.ndarray:
+    q, k = (np.where(x > 0, x + 1, np.exp(x)) for x in (q, k))
+    scores = HEAD_DIM**-0.5 * q.mean(-2, keepdims=True) @ np.swapaxes(k, -1, -2)
+    weights = q @ np.swapaxes(k, -1, -2) * softmax(scores)
+    return weights / weights.sum(-1, keepdims=True)
+
+
 def random_features(q: np.ndarray, k: np.ndarray, axes: Any = (-3, -2, -1)) -> np.ndarray:
     def phi(x: np.ndarray, axes: Any) -> np.ndarray:
         y = HEAD_DIM**-0.25 * x
@@ -77,6 +98,8 @@ def random_features(q: np.ndarray, k: np.ndarray, axes: Any = (-3, -2, -1)) -> n
     [
         pytest.param(linear_attention, softmax_features, id="linear"),
         pytest.param(elu, elu_features, id="elu"),
+        pytest.param(mala, mala_weights, id="mala"),
+        pytest.param(rala, rala_weights, id="rala"),
         pytest.param(performer, random_features, id="performer"),
         pytest.param(
             partial(performer, stabilizer="batch"), partial(random_features, axes=None), id="batch"
@@ -142,10 +165,12 @@ def test_performers_error_falls_as_features_grow() -> None:
 @pytest.mark.parametrize("attend", KERNELS)
 @pytest.mark.parametrize("heads", [1, 3])
 def test_masking_equals_removing_the_keys(attend: Callable, heads: int) -> None:
-    q, k, v = qkv(2, q_length=13)
+    q, k, v = qkv(2, q_length=17 if attend is rala else 13)
     k = k.at[:, 11:].mul(30.0)  # Were they seen, they would carry every maximum.
     kept = jnp.arange(17) < 11
     got = attend(q, k, v, mask=jnp.broadcast_to(kept, (2, heads, 1, 17)))
+    if attend is rala:  # Which averages the queries too.
+        q, got = q[:, :11], got[:, :11]
     np.testing.assert_allclose(got, attend(q, k[:, :11], v[:, :11]), rtol=0, atol=1e-5)
 
 

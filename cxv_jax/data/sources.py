@@ -21,6 +21,8 @@ def load(
     val_fraction: float = 0.1,
     val_per_class: int = 0,
     subset_per_class: int = 0,
+    splits: str = "random",
+    split_index: int = 0,
     image_size: int = 0,
     data_dir: str = "",
     on_bad_image: str = "refuse",
@@ -50,6 +52,9 @@ def load(
       val_per_class: if positive, that many of every class instead.
       subset_per_class: if positive, keep that many of every class of train, before validation is
         held out of it.
+      splits: ``random``: by ``seed``; ``gem``: subset and validation by the files' order, as
+        limited-data benchmarks have it, see :func:`cxv_jax.data.splits.in_order`.
+      split_index: which of the ``gem`` splits.
       image_size: pixels a side (0: as the source has them): the shorter side is resized to it, the
         centre cropped.
       data_dir: where the files of the source are; default ``$TFDS_DATA_DIR`` or
@@ -69,20 +74,23 @@ def load(
     """
     if on_bad_image not in ("refuse", "skip"):
         raise InputError(f"data.on_bad_image: expected refuse or skip, got {on_bad_image!r}")
+    if splits not in ("random", "gem"):
+        raise InputError(f"data.splits: expected random or gem, got {splits!r}")
     if image_size < 0:
         raise InputError(f"data.image_size: expected 0 or more, got {image_size}")
     place = Path(data_dir).expanduser() if data_dir else default_dir()
-    class_names, splits = _read(source, place, image_size, on_bad_image)
+    class_names, parts = _read(source, place, image_size, on_bad_image)
     if image_size:
-        splits = {name: _resized(split, image_size) for name, split in splits.items()}
+        parts = {name: _resized(split, image_size) for name, split in parts.items()}
     return complete(
         source,
         class_names,
-        splits,
+        parts,
         seed=seed,
         val_fraction=val_fraction,
         val_per_class=val_per_class,
         subset_per_class=subset_per_class,
+        order=split_index if splits == "gem" else None,
     )
 
 

@@ -107,6 +107,22 @@ def hold_out(
     return np.flatnonzero(~chosen), np.flatnonzero(chosen)
 
 
+def in_order(
+    labels: Int[np.ndarray, " example"], count: Mapping[int, int], start: Mapping[int, int]
+) -> tuple[Int[np.ndarray, " kept"], Int[np.ndarray, " held"]]:
+    """As :func:`hold_out`, without chance: of every class ``c`` those from ``start[c]`` on.
+
+    The limited-data splits of Brigato et al. 2021 (arXiv 2108.13122; their repository
+    lorenzobrigato/gem): split ``i`` of ``n`` images a class has, of each class in the files' order,
+    the images ``i n`` to ``i n + n - 1``, and validates on the last of them (there 20 of 50).
+    """
+    chosen = np.zeros(len(labels), bool)
+    for label, number in count.items():
+        members = np.flatnonzero(labels == label)
+        chosen[members[start[label] : start[label] + number]] = True
+    return np.flatnonzero(~chosen), np.flatnonzero(chosen)
+
+
 def class_counts(labels: Int[np.ndarray, " example"], num_classes: int) -> dict[int, int]:
     """Examples of every class, zeros too."""
     return dict(enumerate(np.bincount(labels, minlength=num_classes).tolist()))
@@ -126,6 +142,7 @@ def complete(
     val_fraction: float,
     val_per_class: int,
     subset_per_class: int,
+    order: int | None = None,
 ) -> Dataset:
     """Cut the source's own splits into ``train``, ``val`` and ``test``.
 
@@ -134,6 +151,9 @@ def complete(
     2. ``subset_per_class`` > 0: train keeps that many of every class, fixed by ``seed``.
     3. No ``val``: ``val_per_class``, or else ``val_fraction``, of what train then is, by ``seed``;
        so a limited-data study pays for its validation images. Both 0: no ``val``.
+
+    With ``order`` steps 2 and 3 follow the files' order (split ``order`` of :func:`in_order`) in
+    place of ``seed``.
 
     Raises:
       InputError: for a class too small for what is asked of it, or numbers out of range.
@@ -146,8 +166,11 @@ def complete(
             f"{val_fraction}, {val_per_class}, {subset_per_class}"
         )
 
-    def cut(target: str, count: Mapping[int, int], seed: int) -> None:
-        kept, held = hold_out(splits["train"].labels, count, seed)
+    def cut(target: str, count: Mapping[int, int], seed: int, start: Any = None) -> None:
+        labels = splits["train"].labels
+        kept, held = (
+            hold_out(labels, count, seed) if start is None else in_order(labels, count, start)
+        )
         splits[target] = splits["train"].take(held)
         if target != "train":
             splits["train"] = splits["train"].take(kept)
@@ -162,12 +185,16 @@ def complete(
         _refuse_small(name, class_names, counts(), 1, "to hold out a test split")
         cut("test", fractions(counts(), TEST_FRACTION), TEST_SEED)
     if subset_per_class:
-        _refuse_small(name, class_names, counts(), subset_per_class - 1, "for subset_per_class")
-        cut("train", dict.fromkeys(range(classes), subset_per_class), seed)
+        before = None if order is None else dict.fromkeys(counts(), order * subset_per_class)
+        more_than = subset_per_class * (1 + (order or 0)) - 1
+        _refuse_small(name, class_names, counts(), more_than, "for subset_per_class")
+        cut("train", dict.fromkeys(counts(), subset_per_class), seed, before)
     if "val" not in splits and (val_per_class or val_fraction):
         _refuse_small(name, class_names, counts(), val_per_class or 1, "to hold out a val split")
-        held = dict.fromkeys(range(classes), val_per_class)
-        cut("val", held if val_per_class else fractions(counts(), val_fraction), seed + 1)
+        held = dict.fromkeys(counts(), val_per_class)
+        held = held if val_per_class else fractions(counts(), val_fraction)
+        rest = None if order is None else {c: n - held[c] for c, n in counts().items()}
+        cut("val", held, seed + 1, rest)
     ordered = [key for key in ("train", "val", "test") if key in splits]
     return Dataset(name, tuple(class_names), {key: splits[key] for key in ordered})
 

@@ -14,6 +14,7 @@ from cxv_jax.models.cct import CCT
 from cxv_jax.models.conv_mixer import ConvMixer
 from cxv_jax.models.cvt import CvT
 from cxv_jax.models.cxv import CXV
+from cxv_jax.models.cxv_pyramid import CXVPyramid
 from cxv_jax.models.fnet import FNet
 from cxv_jax.models.mlp_mixer import MlpMixer
 from cxv_jax.models.resnet import ResNet
@@ -22,9 +23,22 @@ from cxv_jax.models.vit import ViT
 # A name is a module class with the arguments that make it what it is: sizes and dropout rates are
 # those of CIFAR-10 in spec/cxv.md and spec/baselines.md.
 MODELS: dict[str, partial[Any]] = {
-    "cpv": partial(CXV, mixer="performer"),
-    "cnv": partial(CXV, mixer="nystrom"),
+    "cpv": partial(CXV, mixer="performer", attention_dropout=0.5),
+    "cnv": partial(CXV, mixer="nystrom", attention_dropout=0.5),
     "cltv": partial(CXV, mixer="linear"),
+    "cxv_base": partial(CXVPyramid),
+    "cxv_small": partial(
+        CXVPyramid, stem_dims=(16, 32), embed_dims=(48, 96), depths=(1, 2), num_heads=(2, 4)
+    ),
+    "cxv_nano": partial(
+        CXVPyramid,
+        stem_dims=(12, 24),
+        stem_strides=(1, 2),
+        embed_dims=(32, 64),
+        strides=(1, 2),
+        depths=(1, 2),
+        num_heads=(1, 2),
+    ),
     "vit": partial(ViT, mixer="softmax", dropout=0.25),
     "vit_rope": partial(ViT, mixer="softmax", rope=True),
     "hybrid_vit": partial(ViT, mixer="softmax", hybrid=True),
@@ -85,8 +99,8 @@ MODELS: dict[str, partial[Any]] = {
     ),
 }
 
-# Fields that say which model this is, or that Flax adds.
-IDENTITY = {"mixer", "hybrid", "rope", "bottleneck", "original", "num_classes", "parent", "name"}
+# Fields that say which model this is, or that Flax adds; and a mixer where the name fixes it.
+IDENTITY = {"hybrid", "rope", "bottleneck", "original", "num_classes", "parent", "name"}
 
 
 def create(name: str, num_classes: int = 10, **overrides: Any) -> nn.Module:
@@ -133,8 +147,9 @@ def defaults(name: str) -> dict[str, Any]:
     """
     if name not in MODELS:
         raise InputError(f"unknown model {name!r}{_nearest(name, MODELS)}")
+    fixed = IDENTITY | MODELS[name].keywords.keys() & {"mixer"}
     fields = inspect.signature(MODELS[name]).parameters.values()
-    overridable = {field.name: field.default for field in fields if field.name not in IDENTITY}
+    overridable = {field.name: field.default for field in fields if field.name not in fixed}
     return {**overridable, "dtype": jnp.dtype(overridable["dtype"]).name}
 
 

@@ -35,7 +35,8 @@ class CXV(nn.Module):
       num_heads: attention heads.
       head_dim: width of a head, independent of ``embed_dim``.
       mlp_ratio: hidden width of the MLP over ``embed_dim``.
-      dropout: rate in the MLP and (CNV) after attention; CPV's after attention is always 0.5.
+      dropout: rate in the MLP.
+      attention_dropout: rate after attention.
       num_features: random features (CPV); 0: ``int(head_dim ln head_dim)``.
       num_landmarks: landmarks (CNV).
       pinv_iterations: pseudo-inverse steps (CNV).
@@ -56,6 +57,7 @@ class CXV(nn.Module):
     head_dim: int = 32
     mlp_ratio: float = 2.0
     dropout: float = 0.5
+    attention_dropout: float = 0.0
     num_features: int = 0
     num_landmarks: int = 64
     pinv_iterations: int = 6
@@ -109,11 +111,15 @@ class CXV(nn.Module):
     def _mixer(self, name: str) -> MultiHeadAttention:
         """What makes the three models different."""
         heads: dict[str, Any] = dict(
-            num_heads=self.num_heads, head_dim=self.head_dim, dtype=self.dtype, name=name
+            num_heads=self.num_heads,
+            head_dim=self.head_dim,
+            dropout=self.attention_dropout,
+            dtype=self.dtype,
+            name=name,
         )
         if self.mixer == "performer":
             attend = Performer(self.num_features, self.stabilizer, parent=None)
-            return MultiHeadAttention(attend=attend, dropout=0.5, **heads)
+            return MultiHeadAttention(attend=attend, **heads)
         if self.mixer == "nystrom":
             nystrom = Nystrom(
                 self.num_landmarks,
@@ -122,7 +128,7 @@ class CXV(nn.Module):
                 self.stabilizer,
                 parent=None,
             )
-            return MultiHeadAttention(attend=nystrom, qkv_bias=False, dropout=self.dropout, **heads)
+            return MultiHeadAttention(attend=nystrom, qkv_bias=False, **heads)
         return MultiHeadAttention(attend=linear_attention, kernel_size=3, **heads)
 
 

@@ -23,5 +23,6 @@ def get_config(variant: str = "cpv") -> ConfigDict:
         phase.augment.crop_padding = 1
     if variant in ("cpv", "cnv", "cltv"):
         config.model.update(embed_dim=64, depth=3, num_heads=2, dropout=0.1)
+        config.model.attention_dropout = {"cpv": 0.5, "cnv": 0.1, "cltv": 0.0}[variant]
         config.model.num_landmarks = 16  # For 64 tokens: 64 landmarks would be no saving.
     return config
