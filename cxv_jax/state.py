@@ -19,21 +19,21 @@ class TrainState:
 
     Attributes:
       step: int32, optimizer steps done, over both phases.
-      phase_step: int32, those of the running phase.
       params: trainable parameters.
       batch_stats: running statistics of BatchNorm, ``{}`` without it.
       constants: Performer projections, ``{}`` without them; never trained.
       opt_state: state of the running phase's optimizer.
       ema: moving average of ``params`` and ``batch_stats``, or None.
+      phase_step: int32, optimizer steps of the running phase.
     """
 
     step: Any
-    phase_step: Any
     params: Any
     batch_stats: Any
     constants: Any
     opt_state: optax.OptState
     ema: Any
+    phase_step: Any = 0
 
     def variables(self) -> dict[str, Any]:
         """What evaluation applies: the moving average where there is one."""

@@ -92,8 +92,10 @@ def train_step(
     ema = state.ema
     if ema is not None:
         ema = average(ema, params, batch_stats, config.ema_decay, state.phase_step)
-    steps = state.step + 1, state.phase_step + 1
-    return TrainState(*steps, params, batch_stats, constants, opt_state, ema), sums
+    next_state = TrainState(
+        state.step + 1, params, batch_stats, constants, opt_state, ema, state.phase_step + 1
+    )
+    return next_state, sums
 
 
 def augmented(

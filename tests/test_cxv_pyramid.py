@@ -63,7 +63,9 @@ def test_every_mixer_runs_at_any_size_and_every_parameter_learns(mixer: str) -> 
         return (logits[:, 0] ** 2 - logits[:, 1]).sum()
 
     for path, grad in jax.tree_util.tree_leaves_with_path(jax.jit(jax.grad(loss))(params)):
-        assert jnp.isfinite(grad).all() and (grad != 0).any() or "qkv" in str(path), path
+        assert jnp.isfinite(grad).all(), path
+        # A bias of keys moves all of them alike: Nyström's and softmax's attention does not see it.
+        assert (grad != 0).any() or ("qkv" in str(path) and "bias" in str(path)), path
 
 
 def test_a_prediction_does_not_depend_on_its_batch_mates() -> None:
