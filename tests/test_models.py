@@ -23,6 +23,9 @@ COUNTS = {
     "cpv": (1_345_994, 1_357_604, 1_344_714),
     "cnv": (1_344_734, 1_356_344, 1_343_454),
     "cltv": (3_967_434, 3_979_044, 3_966_154),
+    "cxv_base": (1_291_666, 1_291_666 + 90 * 145, 1_291_666),
+    "cxv_small": (314_794, 314_794 + 90 * 97, 314_794),
+    "cxv_nano": (142_614, 142_614 + 90 * 65, 142_614),
     "vit": (661_770, 673_380, 530_442),
     "vit_rope": (530_570, 542_180, 530_442),
     "hybrid_vit": (754_506, 766_116, 623_178),
@@ -94,9 +97,9 @@ def tiny(name: str, **extra: Any) -> Any:
     if "hybrid" in name:
         sizes.pop("patch_size")
     if "embed_dims" in allowed:
-        sizes |= dict(embed_dims=(4, 6), depths=(1, 1), num_heads=(1, 2), mlp_ratios=(2, 2))
-        sizes |= dict(embed_kernels=(3, 3), embed_strides=(1, 2), proj_kernels=(3, 3))
-        sizes |= dict(kv_strides=(1, 2))
+        stages = dict(embed_dims=(4, 6), depths=(1, 1), num_heads=(1, 2), mlp_ratios=(2, 2))
+        stages |= dict(embed_kernels=(3, 3), embed_strides=(1, 2), proj_kernels=(3, 3))
+        sizes |= {k: v for k, v in {**stages, "kv_strides": (1, 2)}.items() if k in allowed}
     if "widths" in allowed:
         sizes |= dict(depths=(2, 1))
     return models.create(name, 3, **{**sizes, **extra})
