@@ -9,7 +9,7 @@ from cxv_jax.errors import InputError
 from cxv_jax.profile import complete
 
 # What a comparison's config has besides the fields of a training config.
-OWN_FIELDS = ("systems", "seeds", "handoff", "budget")
+OWN_FIELDS = ("systems", "training", "seeds", "handoff", "budget")
 HANDOFFS = {"both": (True, False), "with": (True,), "without": (False,)}
 
 # One training run: system, seed, with the handoff or without it.
@@ -56,7 +56,8 @@ def build(config: ConfigDict, dataset: Dataset, costs: dict[str, Any], which: Wh
     """The config of one run, an ordinary training config.
 
     Without the handoff, phase one also gets the epochs of phase two, so that both kinds of run get
-    the same number of epochs. A budget in images or seconds is turned into epochs, split over the
+    the same number of epochs. ``config.training`` has what a system does in its own way, its
+    learning rate for example. With ``gem`` splits seed ``i`` takes split ``i``. A budget in images or seconds is turned into epochs, split over the
     phases as the config's epochs are; seconds by the measured rate of the training step alone.
 
     Args:
@@ -73,6 +74,9 @@ def build(config: ConfigDict, dataset: Dataset, costs: dict[str, Any], which: Wh
     single = ConfigDict({k: v for k, v in fields.items() if k not in OWN_FIELDS})
     single.seed = seed
     single.model = ConfigDict(complete(fields["systems"][system], dataset.image_shape[0]))
+    single.update(fields["training"].get(system, {}))
+    if single.data.splits == "gem":
+        single.data.split_index = seed
     one, two = _epochs(config, len(dataset.splits["train"]), costs)
     single.phase1.epochs, single.phase2.epochs = one, two
     if not handoff:

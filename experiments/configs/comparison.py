@@ -21,6 +21,7 @@ def compare(recipe: ConfigDict, systems: Systems, only: str = "") -> ConfigDict:
         raise InputError(f"unknown system {unknown[0]!r}; choose from {', '.join(systems)}")
     config = ConfigDict({k: v for k, v in recipe.items() if k not in ("model", "seed")})
     config.systems = ConfigDict({label: systems[label] for label in labels})
+    config.training = ConfigDict()  # A label to fields of its runs, such as a tuned rate.
     config.seeds = (0,)
     config.handoff = "both"  # Or "with" the second optimizer, or "without".
     config.budget = ConfigDict(

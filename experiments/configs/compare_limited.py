@@ -1,0 +1,66 @@
+"""CIFAR-10 with few images a class: CXV as a pyramid and as published, beside four others.
+
+Five systems of 0.14 M parameters (within 3 %), each with the learning rate that was best for it.
+The splits are those of limited-data benchmarks (``data.splits="gem"``): seed ``i`` trains split
+``i``, on all of its images; test is read once, with the last weights. The rates are chosen on split
+0 alone: 60 % of its images train, 40 % validate, three trials a system (``TRIALS``).
+
+Variants: ``compare_limited.py:IMAGES[,tune][,SYSTEM...]``, ``IMAGES`` a class: 10, 50, 100 or 500.
+Command: ``python -m experiments.compare --config=experiments/configs/compare_limited.py:50
+--config.data.data_dir=FOLDER --workdir=docs/results/limited_data/50`` with CIFAR-10 in FOLDER.
+Hardware, time, accuracy: docs/results/limited_data.
+"""
+
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from cxv_jax.errors import InputError, nearest
+from experiments.configs import cifar10
+from experiments.configs.comparison import Systems, compare
+
+SYSTEMS: Systems = {
+    "cxv_nano": {"name": "cxv_nano"},
+    "cltv": {"name": "cltv", "embed_stride": 2, "depth": 3, "embed_dim": 36, "head_dim": 6},
+    "resnet": {"name": "resnet18", "widths": (22, 44, 86), "depths": (1, 1, 1)},
+    "convmixer": {"name": "convmixer", "embed_dim": 116},
+    "cct": {"name": "cct_4_3x2", "embed_dim": 68, "conv_dim": 32},
+}
+NO_DROPOUT: dict[str, Any] = {
+    "cltv": {"dropout": 0.0},
+    "cct": {"attention_dropout": 0.0, "drop_path": 0.0},
+}
+EPOCHS = {10: 200, 50: 100, 100: 60, 500: 20}
+TRIALS = (2e-3, 5e-3, 1e-2)
+# The best trial by validation on split 0, see docs/results/limited_data/IMAGES-tune.
+CHOSEN: dict[int, dict[str, float]] = {}
+
+
+def get_config(variant: str = "50") -> ConfigDict:
+    images, *words = variant.split(",")
+    if images not in (known := [str(n) for n in EPOCHS]):
+        raise InputError(f"unknown number of images {images!r}{nearest(images, known)}")
+    count, tune = int(images), "tune" in words
+    only = [word for word in words if word != "tune"] or list(SYSTEMS)
+    rates = {name: TRIALS if tune else (CHOSEN.get(count, {}).get(name, 5e-3),) for name in only}
+    systems, training = {}, {}
+    for name in only:
+        for rate in rates[name]:
+            label = f"{name}_{round(1e3 * rate)}e-3" if tune else name
+            systems[label] = SYSTEMS.get(name, {}) | NO_DROPOUT.get(name, {})
+            training[label] = {"phase1": {"learning_rate": rate}}
+    config = compare(recipe(count, tune), systems)
+    config.training = ConfigDict(training)
+    config.handoff, config.seeds = "without", (0,) if tune else (0, 1, 2)
+    return config
+
+
+def recipe(images: int, tune: bool) -> ConfigDict:
+    """``small``, at a length for a CPU."""
+    config = cifar10.get_config("cxv_nano,small")
+    config.data.update(splits="gem", subset_per_class=images, val_fraction=0.0)
+    config.data.val_per_class = images * 2 // 5 if tune else 0
+    config.batch_size = min(50, images)
+    epochs = EPOCHS[images]
+    config.phase1.update(epochs=epochs, warmup_epochs=epochs // 20, light_epochs=epochs // 10)
+    return config
