@@ -18,13 +18,13 @@ from cxv_jax.data.cifar_files import CLASSES
 from cxv_jax.data.sources import load
 from cxv_jax.errors import InputError
 
-Pairs = Iterable[tuple[Any, int]]
+Rows = Iterable[tuple[Any, ...]]
 
 
 def prepare(
-    place: Path, name: str, features: dict[str, Any], splits: dict[str, Pairs], **fields: Any
+    place: Path, name: str, features: dict[str, Any], splits: dict[str, Rows], **fields: Any
 ) -> None:
-    """Let TFDS write pairs of a picture and a label as ``NAME/VERSION`` of ArrayRecord files.
+    """Let TFDS write rows of a picture, a label, ... as ``NAME/VERSION`` of ArrayRecord files.
 
     Pictures are PIL's: an array would be encoded by TensorFlow.
     """
@@ -36,16 +36,16 @@ def prepare(
             return tfds.core.DatasetInfo(
                 builder=self,
                 features=tfds.features.FeaturesDict(features),
-                supervised_keys=tuple(features),
+                supervised_keys=tuple(features)[:2],
                 disable_shuffling=True,
             )
 
         def _split_generators(self, dl_manager):
-            return {split: self._generate_examples(pairs) for split, pairs in splits.items()}
+            return {split: self._generate_examples(rows) for split, rows in splits.items()}
 
-        def _generate_examples(self, pairs):
-            for i, pair in enumerate(pairs):
-                yield i, dict(zip(features, pair, strict=True))
+        def _generate_examples(self, rows):
+            for i, row in enumerate(rows):
+                yield i, dict(zip(features, row, strict=True))
 
     Small.name = name
     for field, value in fields.items():
@@ -59,12 +59,13 @@ def prepare_cifar(place: Path, name: str, splits: dict[str, tuple[np.ndarray, np
     features = {
         "image": tfds.features.Image(shape=(32, 32, 3)),
         "label": tfds.features.ClassLabel(names=CLASSES[name]),
+        "id": tfds.features.Text(),
     }
-    pairs = {
-        split: [(Image.fromarray(i), int(n)) for i, n in zip(images, labels, strict=True)]
+    rows = {
+        split: [(Image.fromarray(i), int(n), split) for i, n in zip(images, labels, strict=True)]
         for split, (images, labels) in splits.items()
     }
-    prepare(place, name, features, pairs)
+    prepare(place, name, features, rows)
 
 
 def small_cifar(place: Path, name: str) -> dict[str, np.ndarray]:
@@ -207,10 +208,10 @@ def pictures(
         "picture": tfds.features.Image(shape=shape),
         "kind": label or tfds.features.ClassLabel(names=["no", "yes"]),
     }
-    pairs = {split: [(picture(i), i % 2) for i in range(6)] for split in splits}
+    rows = {split: [(picture(i), i % 2) for i in range(6)] for split in splits}
     tiny = [tfds.core.BuilderConfig(name="tiny")]
     version = tfds.core.Version("1.2.10")
-    prepare(place, "pictures", features, pairs, BUILDER_CONFIGS=tiny, VERSION=version)
+    prepare(place, "pictures", features, rows, BUILDER_CONFIGS=tiny, VERSION=version)
 
 
 @pytest.mark.parametrize("shape", [(None, None, 3), (16, 16, 1)], ids=["many sizes", "grey"])
