@@ -1,12 +1,10 @@
-"""The pictures of ``experiments.benchmark --against=torch``."""
+"""The pictures of ``benchmarks.against_torch``."""
 
 from pathlib import Path
 from typing import Any
 
 from cxv_jax import plots
 
-COLORS = {"ours": "#c44e20"}
-OTHERS = ["#1f5fa8", "#6f9bd1", "#9a9a9a"]
 BARS = [
     ("training images/s", "train_images_per_s"),
     ("inference images/s", "infer_images_per_s"),
@@ -53,13 +51,12 @@ def _figure(count: int) -> tuple[Any, Any]:
 
 
 def _color(name: str, names: list[str]) -> str:
-    return COLORS.get(name) or OTHERS[names.index(name) % len(OTHERS)]
+    return plots.OURS if name == "ours" else plots.OTHERS[names.index(name) % len(plots.OTHERS)]
 
 
 def _finish(figure: Any, axes: Any, path: Path) -> None:
     for ax in axes:
-        ax.spines[["top", "right"]].set_visible(False)
-        ax.grid(alpha=0.3)
+        plots.tidy(ax)
     handles, labels = axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), frameon=False)
     plots.save(figure, path)

@@ -15,7 +15,7 @@ from jax.sharding import PartitionSpec as P
 from cxv_jax.errors import InputError
 
 VARIABLES = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
-FLAGS = ("--coordinator", "--num_processes", "--process_id")
+ARGUMENTS = ("coordinator=HOST:PORT", "num_processes=COUNT", "process_id=NUMBER")
 Result = TypeVar("Result")
 SHUTDOWN_SECONDS = 30  # That those who are done, or failed alone, wait for the others.
 
@@ -115,31 +115,32 @@ def _highest() -> tuple[NamedSharding, Callable[[jax.Array], jax.Array]]:
 
 
 def _given(
-    flags: tuple[str | None, int | None, int | None], environment: Mapping[str, str]
+    arguments: tuple[str | None, int | None, int | None], environment: Mapping[str, str]
 ) -> tuple[str, int, int] | None:
-    """Coordinator, count and number from flags and variables; None if there is none of them."""
-    pairs = zip(flags, VARIABLES, strict=True)
-    found = [environment.get(name) if flag is None else flag for flag, name in pairs]
+    """Coordinator, count and number from arguments or variables; None if there is none of them."""
+    pairs = zip(arguments, VARIABLES, strict=True)
+    found = [environment.get(name) if given is None else given for given, name in pairs]
     if found == [None] * 3:
         return None
-    missing = [name for name, x in zip(FLAGS, found, strict=True) if x is None]
+    missing = [name for name, x in zip(ARGUMENTS, found, strict=True) if x is None]
     if missing:
         raise InputError(
-            f"{', '.join(FLAGS)} (or {', '.join(VARIABLES)}) go together; missing: "
+            f"{', '.join(ARGUMENTS)} (or {', '.join(VARIABLES)}) go together; missing: "
             f"{', '.join(missing)}"
         )
-    address, count, number = str(found[0]), _whole(FLAGS[1], found[1]), _whole(FLAGS[2], found[2])
+    address = str(found[0])
+    count, number = _whole("num_processes", found[1], 1), _whole("process_id", found[2], 0)
     host, _, port = address.rpartition(":")
     if not host or not port.isdigit():
-        raise InputError(f"--coordinator={address} must be HOST:PORT of process 0")
+        raise InputError(f"coordinator={address} must be HOST:PORT of process 0")
     if not 0 <= number < count:
         raise InputError(
-            f"--process_id={number} must lie in 0..{count - 1}, below --num_processes={count}"
+            f"process_id={number} must lie in 0..{count - 1}, below num_processes={count}"
         )
     return address, count, number
 
 
-def _whole(flag: str, value: str | int | None) -> int:
-    if not str(value).isdigit() or (flag == FLAGS[1] and int(str(value)) < 1):
-        raise InputError(f"{flag}={value} must be a whole number, for {FLAGS[1]} at least 1")
+def _whole(name: str, value: str | int | None, least: int) -> int:
+    if not str(value).isdigit() or int(str(value)) < least:
+        raise InputError(f"{name}={value} must be a whole number of at least {least}")
     return int(str(value))

@@ -21,5 +21,5 @@ def nearest(word: str, choices: Iterable[str]) -> str:
       ("; did you mean 'adamw'?", '; choose from adamw, sgd')
     """
     choices = list(choices)
-    close = difflib.get_close_matches(word, choices, 1)
+    close = difflib.get_close_matches(word, choices, 1, cutoff=0.5)
     return f"; did you mean {close[0]!r}?" if close else f"; choose from {', '.join(choices)}"

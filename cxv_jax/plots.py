@@ -24,7 +24,9 @@ DPI = 130
 # Of a contact sheet, in pixels: the least side of an image, the space around it, and for text.
 CELL, GAP, BLOCK_GAP, HEADER, LETTER = 64, 2, 16, 36, 10
 LONGEST_NAME = 20  # Letters of a row's name before it is cut short.
-TRAIN, HELD_OUT, HANDOFF = "#9a9a9a", "#1f5fa8", "#c44e20"
+ORANGE, BLUE, PALE_BLUE, GREY = "#c44e20", "#1f5fa8", "#6f9bd1", "#9a9a9a"
+TRAIN, HELD_OUT, HANDOFF = GREY, BLUE, ORANGE
+OURS, OTHERS = ORANGE, (BLUE, PALE_BLUE, GREY)
 
 
 def contact_sheet(
@@ -149,6 +151,13 @@ def save(figure: "Figure", path: str | Path) -> None:
     replace(Path(path), lambda temporary: figure.savefig(temporary, dpi=DPI, format="png"))
 
 
+def tidy(ax: "Axes") -> None:
+    """A faint grid behind the data, no frame above and at the right."""
+    ax.grid(alpha=0.25)
+    ax.set_axisbelow(True)
+    ax.spines[["top", "right"]].set_visible(False)
+
+
 def _tiled(block: np.ndarray) -> np.ndarray:
     """[row, column, height, width, 3] as one picture, white between the enlarged images."""
     scale = -(-CELL // min(block.shape[2:4]))
@@ -173,5 +182,4 @@ def _finish_panel(ax: "Axes", handoffs: Sequence[float]) -> None:
         ax.annotate(" handoff", (x, 0.5), xycoords=("data", "axes fraction"), color=HANDOFF)
     ax.set_xlabel("epoch")
     ax.locator_params(axis="x", integer=True, nbins=8)
-    ax.grid(alpha=0.25)
-    ax.spines[["top", "right"]].set_visible(False)
+    tidy(ax)

@@ -106,12 +106,13 @@ def conditions(planner: "Planner", budget: float) -> list[str]:
 
 
 def flags_of(planner: "Planner", chosen: "Plan", eval_batch_size: int) -> list[str]:
-    """The overrides that make training follow the plan, evaluation included."""
+    """The flags that make training follow the plan, evaluation included."""
     from cxv_jax.memory_plan import overrides
 
     fitted = planner.fitted(chosen.dtype, chosen.remat, chosen.micro_batch)
     planned = fitted.with_(eval_batch_size=eval_batch_size).config
-    return overrides(planner.config, planned) or ["the config as it is"]
+    changes = overrides(planner.config, planned)
+    return [f"--{change}" for change in changes] or ["the config as it is"]
 
 
 def _cells(each: "Plan", rate: float | None, budget: float) -> list[str]:

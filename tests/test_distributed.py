@@ -19,6 +19,7 @@ from ml_collections import ConfigDict
 
 from cxv_jax import distributed, runs, train
 from cxv_jax.errors import InputError
+from cxv_jax.launch.command import as_flags
 from experiments.configs import digits
 
 ROOT = Path(__file__).parents[1]
@@ -162,13 +163,13 @@ def test_they_stop_together_and_one_process_goes_on(tmp_path: Path, alone: Path)
 @pytest.mark.parametrize(
     ("arguments", "variables", "words"),
     [
-        (("host:1", 2, None), {}, "go together; missing: --process_id"),
-        ((None, None, 1), {"JAX_NUM_PROCESSES": "2"}, "missing: --coordinator"),
-        (("host", 2, 0), {}, "--coordinator=host must be HOST:PORT"),
-        (("host:1", 2, 2), {}, "--process_id=2 must lie in 0..1"),
-        (("host:1", 2, -1), {}, "--process_id=-1 must be a whole number"),
-        (("host:1", 0, 0), {}, "--num_processes=0 must be"),
-        (("host:1", None, 0), {"JAX_NUM_PROCESSES": "two"}, "--num_processes=two must be"),
+        (("host:1", 2, None), {}, "go together; missing: process_id="),
+        ((None, None, 1), {"JAX_NUM_PROCESSES": "2"}, "missing: coordinator="),
+        (("host", 2, 0), {}, "coordinator=host must be HOST:PORT"),
+        (("host:1", 2, 2), {}, "process_id=2 must lie in 0..1, below num_processes=2"),
+        (("host:1", 2, -1), {}, "process_id=-1 must be a whole number of at least 0"),
+        (("host:1", 0, 0), {}, "num_processes=0 must be a whole number of at least 1"),
+        (("host:1", None, 0), {"JAX_NUM_PROCESSES": "two"}, "num_processes=two must be"),
     ],
     ids=str,
 )
@@ -180,6 +181,10 @@ def test_bad_combinations_are_one_clear_line(
     with pytest.raises(InputError, match=re.escape(words)) as error:
         distributed.initialize(*arguments)
     assert "\n" not in str(error.value)
+    assert "--" not in str(error.value)
+    names = re.findall(r"(\w+)=", str(error.value))
+    told = as_flags(str(error.value), ["coordinator", "num_processes", "process_id"])
+    assert re.findall(r"--(\w+)=", told) == names != []
 
 
 SRUN = {"SLURM_STEP_NODELIST": "node[3-4]", "SLURM_NTASKS": "2", "SLURM_PROCID": "1"}

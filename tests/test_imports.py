@@ -26,7 +26,7 @@ ALLOWED: dict[str, set[str]] = {
     "sharding": {"errors"},
     "optimizer": {"errors"},
     "augment": {"errors"},
-    "data": {"errors", "machine"},
+    "data": {"errors", "files", "machine"},
     "distributed": {"errors"},
     "torch_import": {"errors"},
     "records": {"phase"},

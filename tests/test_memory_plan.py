@@ -131,9 +131,9 @@ def test_training_gets_the_least_recomputation_within_its_budget(
     said: list[str] = []
     roomy = tiny_config(memory_gb=1.0, micro_batch=2)
     planned = plan.fit_session(session_of(roomy), said.append).config
-    assert plan.overrides(roomy, planned) == ["--config.micro_batch=0"]
+    assert plan.overrides(roomy, planned) == ["config.micro_batch=0"]
     assert roomy.micro_batch == 2  # The user's stays as it was.
-    assert said[0].startswith("memory_gb=1: --config.micro_batch=0; 0.0")
+    assert said[0].startswith("memory_gb=1: config.micro_batch=0; 0.0")
 
     tight = tiny_config(memory_gb=1.01 * planner.peak("float32", "none", 32) / plan.GB)
     planned = plan.fit_session(session_of(tight), said.append).config

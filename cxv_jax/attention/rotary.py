@@ -30,8 +30,8 @@ def rotate(
     Example:
       >>> import jax.numpy as jnp
       >>> turned = rotate(jnp.ones((2, 1, 2)))[1, 0]  # cos 1 - sin 1, cos 1 + sin 1
-      >>> print(f"{turned[0]:.2f} {turned[1]:.2f}")
-      -0.30 1.38
+      >>> f"{turned[0]:.2f} {turned[1]:.2f}"
+      '-0.30 1.38'
     """
     if x.shape[-1] % 2:
         raise ValueError(f"rotary positions need an even head_dim, got {x.shape[-1]}")

@@ -1,6 +1,5 @@
 """One augmentation function from a handful of settings."""
 
-import difflib
 import math
 from collections.abc import Callable
 from functools import partial
@@ -9,7 +8,7 @@ import jax
 from jaxtyping import Array, Float, PRNGKeyArray, Shaped
 
 from cxv_jax.augment import boxes, geometry, mixing, policies
-from cxv_jax.errors import InputError
+from cxv_jax.errors import InputError, nearest
 
 Batch = tuple[Shaped[Array, "batch height width channels"], Float[Array, "batch classes"]]
 Augment = Callable[[PRNGKeyArray, Array, Array], Batch]
@@ -58,7 +57,8 @@ def make(
     >>> [x.dtype.name for x in jax.jit(augment)(jax.random.key(0), images, targets)]
     ['float32', 'float32']
     """
-    _check_policy(policy)
+    if policy not in POLICIES:
+        raise InputError(f"augment: unknown policy {policy!r}{nearest(str(policy), POLICIES)}")
     _check_range("crop_padding", crop_padding, 0, whole=True)
     _check_range("random_resized_crop", random_resized_crop, 0, 1)
     _check_range("rand_layers", rand_layers, 1, whole=True)
@@ -91,16 +91,6 @@ def make(
         return images, targets
 
     return augment
-
-
-def _check_policy(policy: str) -> None:
-    """Refuse an unknown policy and name the nearest."""
-    if policy not in POLICIES:
-        nearest = difflib.get_close_matches(str(policy), POLICIES, n=1, cutoff=0)
-        raise InputError(
-            f"augment: unknown policy {policy!r}, expected one of {', '.join(POLICIES)}; "
-            f"did you mean {nearest[0]!r}?"
-        )
 
 
 def _check_range(

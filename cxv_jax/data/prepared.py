@@ -1,8 +1,6 @@
 """Sets that TFDS has prepared as ArrayRecord, read without TensorFlow."""
 
-import hashlib
 import logging
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,9 +9,11 @@ import numpy as np
 import tensorflow_datasets as tfds
 from PIL import Image
 
+from cxv_jax.data.cifar_files import LAYOUTS
 from cxv_jax.data.images import fit
 from cxv_jax.data.splits import Split
 from cxv_jax.errors import InputError
+from cxv_jax.files import replace, sha256, write_text
 
 SPLITS = {"train": "train", "validation": "val", "val": "val", "test": "test"}
 CHUNK = 1024  # Examples decoded between two writes of the cache.
@@ -30,12 +30,9 @@ def read(name: str, place: Path, image_size: int) -> tuple[list[str], dict[str, 
       InputError: for a set that is not prepared, not as ArrayRecord, damaged, or not of images and
         class labels.
     """
-    folder = find(name, place)
+    folder = _find(name, place)
     if folder is None:
-        raise InputError(
-            f"{place / name}: not prepared; run: python -m experiments.prepare_data {name} "
-            f"--data_dir={place}"
-        )
+        raise InputError(f"{place / name}: not prepared; {_remedy(name)}")
     try:
         builder = tfds.builder_from_directory(folder)
         sources = {s: builder.as_data_source(s) for s in builder.info.splits if s in SPLITS}
@@ -43,7 +40,7 @@ def read(name: str, place: Path, image_size: int) -> tuple[list[str], dict[str, 
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise InputError(
             f"{folder}: not readable as ArrayRecord ({reason}); remove this folder and prepare it "
-            f"again: python -m experiments.prepare_data {name} --data_dir={place}"
+            f"again: {_remedy(name)}"
         ) from error
     image, label = builder.info.supervised_keys or ("image", "label")
     features = builder.info.features
@@ -61,11 +58,21 @@ def read(name: str, place: Path, image_size: int) -> tuple[list[str], dict[str, 
     return classes, splits
 
 
-def find(name: str, place: Path) -> Path | None:
+def _find(name: str, place: Path) -> Path | None:
     """The folder of the last prepared version of ``NAME[/CONFIG]``, if there is one."""
     found = {tuple(f.parent.name.split(".")): f for f in place.glob(f"{name}/*/dataset_info.json")}
     numbered = {tuple(map(int, v)): f for v, f in found.items() if all(x.isdigit() for x in v)}
     return numbered[max(numbered)].parent if numbered else None
+
+
+def _remedy(name: str) -> str:
+    """What to do about a set that is not there."""
+    make = f"tensorflow_datasets.builder({name!r}).download_and_prepare(file_format='array_record')"
+    instead = "set config.data.data_dir to where the set is"
+    if name in LAYOUTS:
+        url = LAYOUTS[name][0].url
+        instead = f"download {url} and set config.data.source={name}, config.data.data_dir=FOLDER"
+    return f"run {make} in Python, or {instead}"
 
 
 class DecodedWhenAsked:
@@ -137,29 +144,22 @@ def _write(path: Path, kind: np.dtype, number: int, chunks: Iterator[np.ndarray]
     """Write a ``.npy`` file, then its digest: a file without a digest is not whole."""
     descr = np.lib.format.dtype_to_descr(kind)
     header = {"descr": descr, "fortran_order": False, "shape": (number,)}
-    part = path.with_suffix(f".{os.getpid()}.part")  # Another process may write the same cache.
-    try:
+
+    def write(part: Path) -> None:
         with part.open("wb") as file:
             np.lib.format.write_array_header_1_0(file, header)
             for chunk in chunks:
                 file.write(chunk.tobytes())
-        digest = _digest(part)
-        part.replace(path)
-        _digest_file(path).write_text(f"{digest}  {path.name}\n")
-    finally:
-        part.unlink(missing_ok=True)
+
+    replace(path, write)
+    write_text(_digest_file(path), f"{sha256(path)}  {path.name}\n")
 
 
 def _whole(path: Path) -> bool:
     """Whether the file is the one that was written."""
     beside = _digest_file(path)
-    return path.is_file() and beside.is_file() and beside.read_text().split()[:1] == [_digest(path)]
+    return path.is_file() and beside.is_file() and beside.read_text().split()[:1] == [sha256(path)]
 
 
 def _digest_file(path: Path) -> Path:
     return path.with_name(path.name + ".sha256")
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -6,7 +6,6 @@ from pathlib import Path
 import numpy as np
 
 from cxv_jax.data import cifar, folder, npz, tiny_imagenet
-from cxv_jax.data.cifar_files import CLASSES
 from cxv_jax.data.images import Resized
 from cxv_jax.data.splits import Dataset, Split, complete
 from cxv_jax.errors import InputError
@@ -34,8 +33,7 @@ def load(
     ``cifar10``        The official binary or python archive in ``data_dir``, packed or extracted;
     ``cifar100``       an archive must have the official digest or one told, see :mod:`.cifar`.
     ``tiny_imagenet``  The official zip file in ``data_dir``, packed or extracted.
-    ``tfds:NAME``      A set that TFDS prepared as ArrayRecord (also ``NAME/CONFIG``); for CIFAR
-                       ``python -m experiments.prepare_data cifar10`` does it.
+    ``tfds:NAME``      A set that TFDS has prepared as ArrayRecord (also ``NAME/CONFIG``).
     ``folder:PATH``    ``PATH/train/CLASS/*.jpg`` with optional ``val`` and ``test``, or plain
                        ``PATH/CLASS/*.jpg``; needs ``image_size``.
     ``npz:FILE``       ``images``, ``labels``, optional ``class_names``, ``test_images``, ...
@@ -105,8 +103,7 @@ def _read(source: str, place: Path, image_size: int, on_bad_image: str) -> Parts
         case "digits" if not argument:
             return _digits()
         case "cifar10" | "cifar100" if not argument:
-            parts = cifar.read(source, place)
-            return CLASSES[source], {k: Split(v.images, v.labels) for k, v in parts.items()}
+            return cifar.read(source, place)
         case "tiny_imagenet" if not argument:
             return tiny_imagenet.read(place, on_bad_image)
         case "folder" if argument:

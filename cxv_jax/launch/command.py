@@ -1,6 +1,5 @@
 """What every command shares: flag parsing, one-line errors, clean interruption, the XLA cache."""
 
-import difflib
 import os
 import re
 import runpy
@@ -14,6 +13,7 @@ from typing import Any, NoReturn
 
 from absl import flags
 
+from cxv_jax.errors import InputError, nearest
 from cxv_jax.launch import allocator
 
 
@@ -30,8 +30,6 @@ def run(main: Callable[[list[str]], int | None]) -> None:
     allocator.ensure()
     _use_compilation_cache()  # Before the flags: a config file imports JAX, which then reads it.
     arguments = parse(sys.argv)
-    from cxv_jax.errors import InputError  # After the flags: --help must not wait for JAX.
-
     allocator.compute_inline()
     try:
         code = main(arguments)
@@ -58,7 +56,7 @@ def parse(argv: list[str]) -> list[str]:
 
 def fail(message: str) -> NoReturn:
     """Print one line on stderr and exit with code 2."""
-    print(f"error: {as_flags(message, list(flags.FLAGS))}", file=sys.stderr)
+    sys.stderr.write(f"error: {as_flags(message, list(flags.FLAGS))}\n")
     sys.exit(2)
 
 
@@ -75,7 +73,8 @@ def as_flags(message: str, names: Iterable[str]) -> str:
 
 
 def _stop(number: int, frame: FrameType | None) -> None:
-    print("\ninterrupted", file=sys.stderr, flush=True)
+    sys.stderr.write("\ninterrupted\n")
+    sys.stderr.flush()
     os._exit(128 + number)  # Not an exception: an import in progress could swallow it.
 
 
@@ -101,8 +100,7 @@ def _unknown_field(argv: list[str]) -> str:
         name = arg.lstrip("-").split("=")[0]
         if name.startswith("config.") and name.removeprefix("config.") not in fields:
             name = name.removeprefix("config.")
-            close = difflib.get_close_matches(name, fields, 1, cutoff=0.0)
-            return f"unknown config field {name!r}; the nearest valid one is {close[0]!r}"
+            return f"unknown config field {name!r}{nearest(name, fields)}"
     return ""
 
 
@@ -116,10 +114,11 @@ def field_names(config: dict[str, Any], prefix: str = "") -> Iterator[str]:
 
 def _help(main: Callable[..., Any]) -> int:
     module = sys.modules[main.__module__]
-    print((module.__doc__ or "").strip() + "\n\nFlags:")
+    lines = [(module.__doc__ or "").strip(), "", "Flags:"]
     for flag in flags.FLAGS.get_key_flags_for_module(sys.argv[0]):
         default = "" if flag.default in (None, "") else f" (default: {flag.default})"
-        print(f"  --{flag.name}: {flag.help}{default}")
+        lines.append(f"  --{flag.name}: {flag.help}{default}")
+    sys.stdout.write("\n".join(lines) + "\n")
     return 0
 
 

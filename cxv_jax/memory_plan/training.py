@@ -13,9 +13,9 @@ FIELDS = ("model.dtype", "model.remat", "micro_batch", "eval_batch_size")  # Wha
 
 
 def overrides(config: ConfigDict, planned: ConfigDict) -> list[str]:
-    """The command-line arguments that turn ``config`` into ``planned``."""
+    """The assignments (``config.micro_batch=16``) that turn ``config`` into ``planned``."""
     old, new = _flat(config), _flat(planned)
-    return [f"--config.{name}={new[name]}" for name in FIELDS if old.get(name) != new.get(name)]
+    return [f"config.{name}={new[name]}" for name in FIELDS if old.get(name) != new.get(name)]
 
 
 def fit_session(session: Session, say: Callable[[str], None]) -> Session:

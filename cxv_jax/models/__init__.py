@@ -1,7 +1,6 @@
 """Every model by name: ``create("cpv", num_classes=10, depth=3)``."""
 
 import dataclasses
-import difflib
 import inspect
 from functools import partial
 from typing import Any, Literal, get_args, get_origin
@@ -9,7 +8,7 @@ from typing import Any, Literal, get_args, get_origin
 import flax.linen as nn
 import jax.numpy as jnp
 
-from cxv_jax.errors import InputError
+from cxv_jax.errors import InputError, nearest
 from cxv_jax.models.cct import CCT
 from cxv_jax.models.conv_mixer import ConvMixer
 from cxv_jax.models.cvt import CvT
@@ -127,7 +126,7 @@ def create(name: str, num_classes: int = 10, **overrides: Any) -> nn.Module:
         raise InputError(f"num_classes must be at least 1, got {num_classes}")
     for field, value in overrides.items():
         if field not in allowed:
-            raise InputError(f"model {name!r} has no field {field!r}{_nearest(field, allowed)}")
+            raise InputError(f"model {name!r} has no field {field!r}{nearest(field, allowed)}")
         _check_choice(name, field, value)
         _check_range(field, value, allowed[field])
         if isinstance(value, list):  # What JSON makes of a tuple; a module must be hashable.
@@ -146,7 +145,7 @@ def defaults(name: str) -> dict[str, Any]:
       InputError: for an unknown model, naming the nearest one.
     """
     if name not in MODELS:
-        raise InputError(f"unknown model {name!r}{_nearest(name, MODELS)}")
+        raise InputError(f"unknown model {name!r}{nearest(name, MODELS)}")
     fixed = IDENTITY | MODELS[name].keywords.keys() & {"mixer"}
     fields = inspect.signature(MODELS[name]).parameters.values()
     overridable = {field.name: field.default for field in fields if field.name not in fixed}
@@ -182,8 +181,3 @@ def _dtype(name: Any) -> Any:
         return jnp.dtype(name)
     except TypeError:
         raise InputError(f"unknown dtype {name!r}; choose float32 or bfloat16") from None
-
-
-def _nearest(word: str, choices: Any) -> str:
-    close = difflib.get_close_matches(word, choices, 1)
-    return f"; did you mean {close[0]!r}?" if close else f"; choose from {', '.join(choices)}"

@@ -11,7 +11,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 OURS = ("cpv", "cnv", "cltv")  # The models of the paper stand out.
-OURS_COLOR, OTHER_COLOR = "#c44e20", "#1f5fa8"
 # File, label of the axis, field of a row, unit.
 COSTS = [
     ("top1_parameters.png", "parameters", "parameters", 1),
@@ -52,7 +51,7 @@ def _points(rows: Rows, field: str, scale: float) -> list[Point]:
 
 
 def _colors(rows: Rows) -> dict[str, str]:
-    return {r["system"]: OURS_COLOR if r["model"] in OURS else OTHER_COLOR for r in rows}
+    return {r["system"]: plots.OURS if r["model"] in OURS else plots.OTHERS[0] for r in rows}
 
 
 def _against(points: list[Point], path: Path, label: str) -> None:
@@ -70,7 +69,7 @@ def _against(points: list[Point], path: Path, label: str) -> None:
     else:
         ax.xaxis.set_major_formatter("{x:,.6g}")
     _name_column(ax, points)
-    _finish(ax)
+    plots.tidy(ax)
     plots.save(figure, path)
 
 
@@ -138,11 +137,5 @@ def _gains(gain: dict[str, Mean], colors: dict[str, str], path: Path) -> None:
     ax.barh(names, means, xerr=errors if any(errors) else None, **bars)
     ax.axvline(0, color="black", linewidth=0.8)
     ax.set_xlabel("gain in test top-1 by the second optimizer (percentage points)")
-    _finish(ax)
+    plots.tidy(ax)
     plots.save(figure, path)
-
-
-def _finish(ax: "Axes") -> None:
-    ax.grid(alpha=0.25)
-    ax.set_axisbelow(True)
-    ax.spines[["top", "right"]].set_visible(False)
