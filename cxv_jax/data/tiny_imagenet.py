@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
-from cxv_jax.data.images import checked
+from cxv_jax.data.image_files import Listed, checked
 from cxv_jax.data.splits import Split
 from cxv_jax.errors import InputError
 
@@ -51,14 +51,14 @@ def read(place: Path, on_bad_image: str) -> tuple[list[str], dict[str, Split]]:
     words = {line[0]: line[-1].split(",")[0] for line in files.text("words.txt")}
     wnids = sorted(line[0] for line in files.text("wnids.txt"))
     parts = {"train": _train(files), "val": _val(files)}
-    splits = {}
+    listed = {}
     for split, (names, labels) in parts.items():
         if unknown := sorted(set(labels) - set(wnids)):
             raise InputError(f"{files.place}: {split} has classes {unknown} that wnids.txt has not")
         images = [files.get(name) for name in names]
         numbers = [wnids.index(label) for label in labels]
-        splits[split] = checked(str(files.place), names, images, numbers, SIZE, on_bad_image)
-    return [words.get(wnid, wnid) for wnid in wnids], splits
+        listed[split] = Listed(str(files.place), names, images, numbers)
+    return [words.get(wnid, wnid) for wnid in wnids], checked(listed, SIZE, on_bad_image)
 
 
 def _open(place: Path) -> Files:
