@@ -94,11 +94,11 @@ def _split(
     if not keep or not len(good):
         return Split(Rows(ImageFiles(listed.files, image_size, white), good), labels, white)
 
-    def pixels(i: np.int64) -> np.ndarray:
+    def pixels(i: int) -> np.ndarray:
         deep = isinstance(found[i], Extent)
         return decode(listed.files[i], image_size, white) if deep else found[i]
 
-    return Split(np.stack(list(_threads().map(pixels, good))), labels, white)
+    return Split(np.stack(list(_threads().map(pixels, good.tolist()))), labels, white)
 
 
 def _report(listed: Listed, found: Sequence[Any], on_bad_image: str) -> None:

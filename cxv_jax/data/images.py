@@ -132,7 +132,7 @@ def square(image: Image.Image, image_size: int, white: float = 0.0) -> np.ndarra
 def _turn(image: Image.Image) -> Image.Transpose | None:
     """What stands the image upright; the orientation is all that is asked of its EXIF."""
     try:
-        return TURNS.get(image.getexif().get(0x0112))
+        return TURNS.get(image.getexif().get(0x0112, 1))
     except Exception:  # Broken EXIF raises nearly everything, and the pixels are good.
         return None
 

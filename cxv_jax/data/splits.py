@@ -199,6 +199,8 @@ def complete(
     _refuse_small(name, class_names, counts(), 0, "in train")
     small = {c: n for c, n in counts().items() if n < TOO_SMALL}
     whole = small if small_classes == "train" else ()
+    if len(whole) == classes:
+        raise InputError(f"{name}: all classes have fewer than {TOO_SMALL} images; add some")
     own = set(splits)
     if "test" not in splits and "val" in splits:
         splits["test"] = splits.pop("val")

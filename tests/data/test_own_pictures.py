@@ -210,6 +210,15 @@ def test_all_classes_too_small_are_named_with_the_remedy(tmp_path):
     assert np.bincount(dataset.splits["train"].labels).tolist() == [6, 6, 6, 1, 1]
 
 
+def test_small_classes_alone_make_no_set(tmp_path):
+    fill(tmp_path, 4)
+    assert sum(sizes(open_folder(tmp_path)).values()) == 12
+    with pytest.raises(InputError, match="all classes have fewer than 5 images"):
+        open_folder(tmp_path, small_classes="train")
+    with pytest.raises(InputError, match="expected split or train, got 'drop'"):
+        open_folder(tmp_path, small_classes="drop")
+
+
 def test_the_real_small_class_is_told_and_nothing_is_dropped(shared, told):
     path = shared / "data" / "blood_cells"
     dataset = open_folder(path, val_fraction=0.1, image_size=16)
