@@ -80,11 +80,14 @@ def open_dataset(run: "Run", source: str, data_dir: str, split: str) -> "Dataset
 
 def summarise(run: "Run", dataset: "Dataset", result: "Evaluation") -> dict[str, Any]:
     """The results as plain data."""
+    from cxv_jax.data import sources
+
+    outside = sources.is_outside(dataset.name, run.config.data.source)
     rows = zip(dataset.class_names, result.class_counts, result.class_hits, strict=True)
     return {
         "dataset": dataset.name,
         "split": _SPLIT.value,
-        "selected_on": run.meta.selection,
+        "selected_on": "" if outside else run.meta.selection,
         "step": run.step,
         "count": result.count,
         "top1": result.top1,

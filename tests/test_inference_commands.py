@@ -237,6 +237,37 @@ def test_evaluate_refuses_data_with_other_classes(trained: SimpleNamespace, tmp_
             )
 
 
+@pytest.mark.parametrize("places", [[""], ["test"], ["train", "valid"]])
+def test_evaluate_counts_all_pictures_of_an_outside_folder(
+    trained: SimpleNamespace, tmp_path: Path, places: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    split = sources.load("digits").split("test")
+    chosen = np.concatenate([np.flatnonzero(split.labels == c)[:3] for c in (2, 5, 7)])
+    for place in places:
+        for i in chosen:
+            folder = tmp_path / place / str(split.labels[i])
+            folder.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(split.images[i]).save(folder / f"{i}.png")
+    name = "val" if "valid" in places else "test"
+    data = f"--data=folder:{tmp_path}"
+    run_command("evaluate", f"--workdir={trained.workdir}", data, f"--split={name}")
+    found = json.loads((trained.workdir / "evaluation.json").read_text())
+    assert found["count"] == 9
+    assert [row["count"] for row in found["per_class"]] == [0, 0, 3, 0, 0, 3, 0, 3, 0, 0]
+    run = inference.load_run(trained.workdir)
+    right = inference.predict(run, split.images[chosen]).argmax(1) == split.labels[chosen]
+    assert found["top1"] == pytest.approx(right.mean())
+    assert "selected on" not in capsys.readouterr().out
+
+
+def test_the_runs_own_file_is_never_taken_for_an_outside_one(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    own = f"folder:{tmp_path}/a"
+    assert not sources.is_outside(f"folder:{tmp_path}/./a/", own)
+    assert sources.is_outside(f"folder:{tmp_path}/b", own)
+    assert not sources.is_outside("", own)
+
+
 @pytest.mark.parametrize(
     ("name", "args"),
     [

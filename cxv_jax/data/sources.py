@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from cxv_jax.data import cifar, folder, npz, tiny_imagenet
+from cxv_jax.data import cifar, fashion_mnist, folder, npz, tiny_imagenet
 from cxv_jax.data.cifar_files import CLASSES
 from cxv_jax.data.images import Resized
 from cxv_jax.data.splits import Dataset, Split, complete
@@ -37,12 +37,14 @@ def load(
     ``digits``         scikit-learn's handwritten digits, 8x8; needs no file.
     ``cifar10``        The official binary or python archive in ``data_dir``, packed or extracted;
     ``cifar100``       an archive must have the official digest or one told, see :mod:`.cifar`.
+    ``fashion_mnist``  The four official ``*-ubyte.gz`` files in ``data_dir``.
     ``tiny_imagenet``  The official zip file in ``data_dir``, packed or extracted.
     ``tfds:NAME``      A set that TFDS prepared as ArrayRecord (also ``NAME/CONFIG``); for CIFAR
                        ``python -m experiments.prepare_data cifar10`` does it.
-    ``folder:PATH``    ``PATH/train/CLASS/*.jpg`` with optional ``val`` and ``test``, or plain
-                       ``PATH/CLASS/*.jpg``; needs ``image_size``.
-    ``npz:FILE``       ``images``, ``labels``, optional ``class_names``, ``test_images``, ...
+    ``folder:PATH``    ``PATH/train/CLASS/*.jpg`` with optional ``val`` and ``test`` (or their other
+                       usual names), or plain ``PATH/CLASS/*.jpg``; needs ``image_size``.
+    ``npz:FILE``       ``images``, ``labels``, optional ``class_names``, ``test_images``, ...; also
+                       MedMNIST's files.
     ================== ==========================================================================
 
     A source with ``val`` but no ``test`` (Tiny ImageNet, whose test labels are not public) is
@@ -163,6 +165,8 @@ def _read(source: str, place: Path, image_size: int, on_bad_image: str) -> Parts
         case "cifar10" | "cifar100" if not argument:
             parts = cifar.read(source, place)
             return CLASSES[source], {k: Split(v.images, v.labels) for k, v in parts.items()}
+        case "fashion_mnist" if not argument:
+            return fashion_mnist.read(place)
         case "tiny_imagenet" if not argument:
             return tiny_imagenet.read(place, on_bad_image)
         case "folder" if argument:
@@ -174,8 +178,8 @@ def _read(source: str, place: Path, image_size: int, on_bad_image: str) -> Parts
 
             return prepared.read(argument, place, image_size)
     raise InputError(
-        f"data.source: {source!r} is none of digits, cifar10, cifar100, tiny_imagenet, tfds:NAME, "
-        "folder:PATH, npz:FILE"
+        f"data.source: {source!r} is none of digits, cifar10, cifar100, fashion_mnist, "
+        "tiny_imagenet, tfds:NAME, folder:PATH, npz:FILE"
     )
 
 
