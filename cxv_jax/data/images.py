@@ -13,7 +13,7 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from cxv_jax.data.levels import Extent, find_white, to_uint8
-from cxv_jax.errors import InputError
+from cxv_jax.errors import InputError, reason
 
 MAX_PIXELS = 2**26  # Of one image, once a JPEG is reduced; a few bytes can claim any number.
 HEIC = "Pillow does not read HEIC, convert it to JPEG or PNG"  # What phones write.
@@ -98,7 +98,7 @@ def why(file: Path | bytes, error: Exception) -> str:
             if opened.read(12)[4:] in (b"ftypheic", b"ftypheix", b"ftypmif1", b"ftyphevc"):
                 return f"HEIC: {HEIC}"
         return f"not an image of a kind that is read ({', '.join(READERS)})"
-    return f"{type(error).__name__}: {error}".splitlines()[0]
+    return reason(error)
 
 
 @contextmanager

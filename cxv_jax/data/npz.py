@@ -12,7 +12,7 @@ from jaxtyping import Int
 
 from cxv_jax.data.levels import Extent, find_white, to_uint8
 from cxv_jax.data.splits import Split
-from cxv_jax.errors import InputError
+from cxv_jax.errors import InputError, reason
 from cxv_jax.machine import require_memory
 
 PREFIXES = {"train": "", "val": "val_", "test": "test_"}
@@ -42,7 +42,9 @@ def read(path: Path, white: float = 0.0) -> tuple[list[str], dict[str, Split]]:
     except InputError:
         raise
     except Exception as error:  # Damaged zip files and array headers raise nearly everything.
-        raise InputError(f"{path}: not a whole .npz file of plain arrays ({error})") from error
+        raise InputError(
+            f"{path}: not a whole .npz file of plain arrays ({reason(error)})"
+        ) from error
     if "images" not in arrays:
         arrays = {key.removeprefix("train_"): array for key, array in arrays.items()}
     parts = {}

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from cxv_jax.data.image_files import Listed, checked
 from cxv_jax.data.splits import Split
-from cxv_jax.errors import InputError
+from cxv_jax.errors import InputError, reason
 from cxv_jax.machine import require_memory
 
 FOLDER = "tiny-imagenet-200"
@@ -85,7 +85,9 @@ def _open(place: Path) -> Files:
     except InputError:
         raise
     except Exception as error:  # Damaged zip files raise nearly everything.
-        raise InputError(f"{file}: not a whole zip file ({error}); download {URL} again") from error
+        raise InputError(
+            f"{file}: not a whole zip file ({reason(error)}); download {URL} again"
+        ) from error
     names = (name.removeprefix(f"{FOLDER}/") for name in archive.namelist())
     return Files(file, _sorted(names), archive)
 
