@@ -23,7 +23,7 @@ from cxv_jax.parts import load_dataset
 ROWS, COLUMNS = 8, 6  # Of the contact sheet: classes, and images of each.
 MOST_CLASSES = 20  # Of more, the report shows the spread and the classes far from it,
 MOST_OUTLIERS = 10  # at most so many.
-LEAST_STD = 1e-4  # Half a level in one of 400 pixels; dividing by less makes noise of nothing.
+LEAST_STD = 1e-4  # Less prints as 0; dividing by it would make noise of nothing.
 TOLERANCE = 0.02  # Between the pixels and config.data.mean and std, in 0..1.
 
 

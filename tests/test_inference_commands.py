@@ -1,5 +1,6 @@
 """evaluate, predict and import_torch, run as commands inside this process."""
 
+import dataclasses
 import importlib
 import json
 import subprocess
@@ -258,6 +259,26 @@ def test_evaluate_counts_all_pictures_of_an_outside_folder(
     right = inference.predict(run, split.images[chosen]).argmax(1) == split.labels[chosen]
     assert found["top1"] == pytest.approx(right.mean())
     assert "selected on" not in capsys.readouterr().out
+
+
+def test_predict_reads_deep_pictures_by_the_white_of_the_run(
+    trained: SimpleNamespace,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    run = inference.load_run(trained.workdir)
+    dataset = dataclasses.replace(run.meta.dataset, white=4095)
+    run = dataclasses.replace(run, meta=dataclasses.replace(run.meta, dataset=dataset))
+    monkeypatch.setattr(inference, "load_run", lambda workdir: run)
+    grey = sources.load("digits").split("test").images[0, ..., 0] // 20  # At most 12.
+    Image.fromarray(grey).save(tmp_path / "a.png")
+    deep = (grey * (4095 / 255)).round().astype(np.uint16)  # Alone it would pass for 8 bits.
+    Image.fromarray(deep).save(tmp_path / "b.png")
+    files = [tmp_path / "a.png", tmp_path / "b.png"]
+    run_command("predict", f"--workdir={trained.workdir}", "--json", *files)
+    first, second = json.loads(capsys.readouterr().out)
+    assert first["predictions"] == second["predictions"]
 
 
 def test_the_runs_own_file_is_never_taken_for_an_outside_one(tmp_path: Path) -> None:

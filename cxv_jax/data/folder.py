@@ -25,7 +25,7 @@ def read(
     image_size: int,
     on_bad_image: str,
     *,
-    class_names: Sequence[str] = (),
+    class_names: Sequence[str] | None = None,
     white: float = 0.0,
 ) -> tuple[list[str], dict[str, Split]]:
     """Read class names (sorted folder names) and the splits that are there.
@@ -37,27 +37,28 @@ def read(
         are classes.
       image_size: pixels a side; needed, as pictures differ.
       on_bad_image: ``refuse`` or ``skip``.
-      class_names: if given, the only classes allowed; then ``train`` may be missing.
+      class_names: of a run that is evaluated, the only classes allowed (none: not known); then
+        ``train`` may be missing.
       white: see :func:`cxv_jax.data.levels.find_white`.
 
     Raises:
       InputError: for a missing folder, no size, fewer than two classes, an empty class, a class
         that train does not have, and unreadable images.
     """
-    if not path.is_dir():
-        raise InputError(f"{path}: no such folder; expected {path}/train/CLASS/ or {path}/CLASS/")
     if not image_size:
         raise InputError(f"{path}: set config.data.image_size, pixels a side, for a folder source")
     try:
+        if not path.is_dir():
+            raise InputError(f"{path}: no such folder; expected {path}/train/CLASS/ or CLASS/")
         walk = _Walk(path)
         splits = _splits(path, walk)
-        if not class_names and "train" not in splits:
+        if class_names is None and "train" not in splits:
             names = " and ".join(sorted(folder.name for folder in splits.values()))
             raise InputError(
-                f"{path}: {names} are names of splits, but there is no train folder; add it, or "
-                "rename those that are classes"
+                f"{path}: there is no train folder beside {names}, which splits are called; add "
+                "it, or rename those that are classes"
             )
-        classes = list(class_names) or _classes(splits["train"])
+        classes = list(class_names or _classes(splits.get("train") or min(splits.values())))
         listed = {split: _list(folder, classes, walk) for split, folder in splits.items()}
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error})") from error

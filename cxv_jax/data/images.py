@@ -43,7 +43,8 @@ def decode(
 
     The EXIF orientation is applied, transparency is laid on white, more than 8 bits are scaled (see
     :mod:`.levels`); then see :func:`fit`. Large JPEGs are decoded at the smallest scale (1/2, 1/4,
-    1/8) that keeps twice ``image_size``. The first frame of an animation counts.
+    1/8) that keeps twice ``image_size``. The first frame of an animation counts. Of colours of 16
+    bits Pillow hands on the upper 8.
 
     Args:
       file: a path, or the bytes of a file.

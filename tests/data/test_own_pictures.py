@@ -62,7 +62,7 @@ def test_split_folders_by_their_usual_names(tmp_path, train, val, test):
     ("splits", "message"),
     [
         (["train", "val", "validation"], "val and validation are both the val split"),
-        (["testing", "dev"], "dev and testing are names of splits, but there is no train folder"),
+        (["testing", "dev"], "there is no train folder beside dev and testing"),
     ],
 )
 def test_split_folders_that_do_not_fit(tmp_path, splits, message):
@@ -247,6 +247,19 @@ def test_all_pictures_of_an_outside_folder_count(tmp_path, splits, split, number
     dataset = outside(f"folder:{tmp_path}", split, class_names=CLASSES, image_size=8)
     assert dataset.class_names == CLASSES
     assert len(dataset.split(split)) == number
+
+
+def test_a_run_without_class_names_takes_those_of_the_folder(tmp_path):
+    fill(tmp_path / "test")
+    dataset = outside(f"folder:{tmp_path}", "test", class_names=(), image_size=8)
+    assert (dataset.class_names, len(dataset.split("test"))) == (CLASSES, 30)
+
+
+def test_several_splits_of_which_none_is_asked_for_are_refused(tmp_path):
+    fill(tmp_path / "train")
+    fill(tmp_path / "val")
+    with pytest.raises(InputError, match="has no test split, only train, val"):
+        outside(f"folder:{tmp_path}", "test", class_names=CLASSES, image_size=8)
 
 
 def test_an_outside_folder_may_lack_classes_but_has_no_others(tmp_path):
