@@ -92,13 +92,13 @@ def _split(
     good = np.array([i for i, item in enumerate(found) if type(item) is not str], int)
     labels = np.asarray(listed.labels, np.int32)[good]
     if not keep or not len(good):
-        return Split(Rows(ImageFiles(listed.files, image_size, white), good), labels, white)
+        return Split(Rows(ImageFiles(listed.files, image_size, white), good), labels, white=white)
 
     def pixels(i: int) -> np.ndarray:
         deep = isinstance(found[i], Extent)
         return decode(listed.files[i], image_size, white) if deep else found[i]
 
-    return Split(np.stack(list(_threads().map(pixels, good.tolist()))), labels, white)
+    return Split(np.stack(list(_threads().map(pixels, good.tolist()))), labels, white=white)
 
 
 def _report(listed: Listed, found: Sequence[Any], on_bad_image: str) -> None:

@@ -67,7 +67,7 @@ def read(path: Path, white: float = 0.0) -> tuple[list[str], dict[str, Split]]:
     class_names, first = _class_names(path, arrays.get("class_names"), parts)
     pixels, white = _to_uint8(path, {name: part[0] for name, part in parts.items()}, white)
     splits = {
-        name: Split(_rgb(pixels[name]), (labels - first).astype(np.int32), white)
+        name: Split(_rgb(pixels[name]), (labels - first).astype(np.int32), white=white)
         for name, (_, labels) in parts.items()
     }
     shapes = {name: split.image_shape for name, split in splits.items()}

@@ -46,7 +46,7 @@ class Split:
         """The examples at ``index``, in that order; copies pixels only if they are in memory."""
         lazy = not isinstance(self.images, np.ndarray) or isinstance(self.images, np.memmap)
         images = Rows(self.images, index) if lazy else self.images[index]
-        return Split(images, self.labels[index], self.white)
+        return dataclasses.replace(self, images=images, labels=self.labels[index])
 
 
 @dataclasses.dataclass(frozen=True)
