@@ -98,9 +98,10 @@ def _to_uint8(
 ) -> tuple[dict[str, np.ndarray], float]:
     """By one scale for all splits, which is returned."""
     deep = {name: array for name, array in images.items() if array.dtype != np.uint8}
+    grey = [array for array in images.values() if array.shape[-1] == 1]
+    require_memory(path, sum(x.size for x in deep.values()) + sum(3 * x.size for x in grey))
     if not deep:
         return dict(images), white
-    require_memory(path, sum(array.size for array in deep.values()))
     keys = ", ".join(f"{PREFIXES[name]}images" for name in deep)
     white = find_white(f"{path}: {keys}", [Extent.of(array) for array in deep.values()], white)
     return {**images, **{name: to_uint8(array, white) for name, array in deep.items()}}, white
@@ -127,10 +128,11 @@ def _class_names(
     if first:
         logging.getLogger(__name__).warning("%s: labels count from 1; so do the classes", path)
     last, number = int(labels["train"].max()), len(labels["train"])
-    if names is None and last >= number + first:
+    if (last + 1 - first if names is None else names.size) > number:
+        said = f"labels go up to {last}" if names is None else f"{names.size} class_names"
         raise InputError(
-            f"{path}: labels go up to {last}, but there are {number} images, fewer than classes; "
-            "number the classes from 0 without gaps"
+            f"{path}: {said}, but there are {number} images; every class needs one, and classes "
+            "are numbered from 0 without gaps"
         )
     found = [str(n) for n in (range(first, last + 1) if names is None else names.reshape(-1))]
     if len(found) < 2:
@@ -163,8 +165,8 @@ def _array(path: Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo, mapped: 
         header = getattr(np.lib.format, f"read_array_header_{version[0]}_0")
         shape, fortran, dtype = header(file)
         skip = file.tell()
-        if dtype.hasobject:
-            raise ValueError("an array of Python objects")
+        if dtype.hasobject or not dtype.itemsize:
+            raise ValueError("an array of Python objects, or of nothing")
         if math.prod(shape) * dtype.itemsize != info.file_size - skip:
             raise ValueError(f"{info.filename} does not have the size that its header says")
         if mapped:
@@ -176,7 +178,7 @@ def _array(path: Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo, mapped: 
             path, dtype, "r", _start(path, info) + skip, (math.prod(shape),)
         )
     else:
-        flat = np.frombuffer(content, dtype) if dtype.itemsize else np.zeros(shape, dtype)
+        flat = np.frombuffer(content, dtype)
     return flat.reshape(shape, order="F" if fortran else "C")
 
 

@@ -183,6 +183,13 @@ def test_labels_beyond_the_number_of_images_are_refused_at_once(tmp_path, larges
         load(write(tmp_path / "a.npz", images=IMAGES, labels=labels))
 
 
+def test_more_class_names_than_images_are_refused_at_once(tmp_path):
+    names = np.full(10**6, "a")
+    source = write(tmp_path / "a.npz", images=IMAGES, labels=LABELS, class_names=names)
+    with pytest.raises(InputError, match="1000000 class_names, but there are 20 images"):
+        load(source)
+
+
 def test_a_small_file_that_unpacks_to_more_than_the_memory_is_refused(tmp_path, monkeypatch):
     source = write(tmp_path / "a.npz", np.savez_compressed, images=IMAGES * 0, labels=LABELS)
     monkeypatch.setattr("cxv_jax.machine.available_memory", lambda: 1000)
