@@ -14,6 +14,7 @@ from cxv_jax.data.splits import Dataset, Split, complete
 from cxv_jax.data.statistics import tell_odd
 from cxv_jax.errors import InputError
 
+MAX_SIZE = 4096  # Pixels a side: 50 MB an image.
 Parts = tuple[list[str], dict[str, Split]]  # Class names, and the source's own splits.
 
 
@@ -86,8 +87,8 @@ def load(
         raise InputError(f"data.splits: expected random or gem, got {splits!r}")
     if small_classes not in ("split", "train"):
         raise InputError(f"data.small_classes: expected split or train, got {small_classes!r}")
-    if image_size < 0:
-        raise InputError(f"data.image_size: expected 0 or more, got {image_size}")
+    if not 0 <= image_size <= MAX_SIZE:
+        raise InputError(f"data.image_size: expected 0 to {MAX_SIZE}, got {image_size}")
     place = Path(data_dir).expanduser() if data_dir else default_dir()
     class_names, parts = _read(source, place, image_size, on_bad_image)
     parts = _resized(parts, image_size)
