@@ -174,7 +174,6 @@ def complete(
       InputError: for a class too small for what is asked of it, or numbers out of range.
     """
     splits = dict(splits)
-    classes = len(class_names)
     if not 0 <= val_fraction < 1 or val_per_class < 0 or subset_per_class < 0:
         raise InputError(
             f"data: expected 0 <= val_fraction < 1, val_per_class >= 0, subset_per_class >= 0, got "
@@ -182,36 +181,26 @@ def complete(
         )
 
     def counts(but: Collection[int] = ()) -> dict[int, int]:
-        return {
-            c: n for c, n in class_counts(splits["train"].labels, classes).items() if c not in but
-        }
-
-    def cut(target: str, count: Mapping[int, int], seed: int, start: Any = None) -> None:
-        labels = splits["train"].labels
-        kept, held = (
-            hold_out(labels, count, seed) if start is None else in_order(labels, count, start)
-        )
-        splits[target] = splits["train"].take(held)
-        if target != "train":
-            splits["train"] = splits["train"].take(kept)
+        found = class_counts(splits["train"].labels, len(class_names))
+        return {c: n for c, n in found.items() if c not in but}
 
     _check_names(name, class_names)
     _refuse_small(name, class_names, counts(), 0, "in train")
     small = {c: n for c, n in counts().items() if n < TOO_SMALL}
     whole = small if small_classes == "train" else ()
-    if len(whole) == classes:
+    if len(whole) == len(class_names):
         raise InputError(f"{name}: all classes have fewer than {TOO_SMALL} images; add some")
     own = set(splits)
     if "test" not in splits and "val" in splits:
         splits["test"] = splits.pop("val")
     if "test" not in splits:
         _refuse_small(name, class_names, counts(whole), 1, "to hold out a test split")
-        cut("test", fractions(counts(whole), TEST_FRACTION), TEST_SEED)
+        _cut(splits, "test", fractions(counts(whole), TEST_FRACTION), TEST_SEED)
     if subset_per_class:
         before = None if order is None else dict.fromkeys(counts(), order * subset_per_class)
         more_than = subset_per_class * (1 + (order or 0)) - 1
         _refuse_small(name, class_names, counts(), more_than, "for subset_per_class")
-        cut("train", dict.fromkeys(counts(), subset_per_class), seed, before)
+        _cut(splits, "train", dict.fromkeys(counts(), subset_per_class), seed, before)
     if "val" not in splits and (val_per_class or val_fraction):
         _refuse_small(
             name, class_names, counts(whole), val_per_class or 1, "to hold out a val split"
@@ -219,11 +208,29 @@ def complete(
         held = dict.fromkeys(counts(whole), val_per_class)
         held = held if val_per_class else fractions(counts(whole), val_fraction)
         rest = None if order is None else {c: n - held[c] for c, n in counts(whole).items()}
-        cut("val", held, seed + 1, rest)
+        _cut(splits, "val", held, seed + 1, rest)
     ordered = [key for key in ("train", "val", "test") if key in splits]
     if small and not set(ordered) <= own:
         _tell_small({class_names[c]: n for c, n in small.items()}, name, bool(whole))
     return Dataset(name, tuple(class_names), {key: splits[key] for key in ordered})
+
+
+def _cut(
+    splits: dict[str, Split],
+    target: str,
+    count: Mapping[int, int],
+    seed: int,
+    start: Mapping[int, int] | None = None,
+) -> None:
+    """Move ``count`` examples of every class from train to ``target``, or keep only those."""
+    train = splits["train"]
+    if start is None:
+        kept, held = hold_out(train.labels, count, seed)
+    else:
+        kept, held = in_order(train.labels, count, start)
+    splits[target] = train.take(held)
+    if target != "train":
+        splits["train"] = train.take(kept)
 
 
 def _refuse_small(
