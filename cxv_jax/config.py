@@ -34,6 +34,7 @@ def base(model: str, source: str) -> ConfigDict:
             "splits": "random",  # Or "gem": subset and validation by the files' order.
             "split_index": 0,  # Which of the "gem" splits.
             "on_bad_image": "refuse",  # Or "skip".
+            "small_classes": "split",  # Or "train": nothing is held out of fewer than 5 images.
             "mean": (0.5, 0.5, 0.5),
             "std": (0.5, 0.5, 0.5),
             "loader": "auto",  # Or "resident" (in accelerator memory), "streaming" (Grain).
@@ -101,6 +102,7 @@ def check_config(config: ConfigDict) -> None:
         _require(config, field, lambda x: x > 0, "positive")
     for field in SHARES:
         _require(config, field, lambda x: 0 <= x < 1, "in [0, 1)")
+    _require(config, "data.std", lambda x: min(x) > 0, "above 0 in every channel")
     _require(config, "selection", lambda x: x in SELECTIONS, "'val', 'test' or 'last'")
     if config.batch_size % max(config.micro_batch, 1):
         raise InputError(

@@ -23,3 +23,8 @@ def nearest(word: str, choices: Iterable[str]) -> str:
     choices = list(choices)
     close = difflib.get_close_matches(word, choices, 1, cutoff=0.5)
     return f"; did you mean {close[0]!r}?" if close else f"; choose from {', '.join(choices)}"
+
+
+def reason(error: Exception) -> str:
+    """What went wrong in somebody else's code, in one line: its kind and its first sentence."""
+    return f"{type(error).__name__}: {error}".splitlines()[0]

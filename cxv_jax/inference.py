@@ -16,7 +16,7 @@ from ml_collections import ConfigDict
 from cxv_jax import models, sharding
 from cxv_jax.augment import normalise
 from cxv_jax.checkpoint import Checkpointer
-from cxv_jax.data.images import decode
+from cxv_jax.data.images import decode, why
 from cxv_jax.data.loader import make_loader
 from cxv_jax.data.splits import Split
 from cxv_jax.errors import InputError
@@ -126,22 +126,28 @@ def predict(
     return np.concatenate(rows)
 
 
-def load_image(path: Path | str, image_size: int) -> UInt8[np.ndarray, "size size 3"]:
+def load_image(
+    path: Path | str, image_size: int, white: float = 0.0
+) -> UInt8[np.ndarray, "size size 3"]:
     """Read an image file of any size and mode, exactly as training reads image folders.
 
     See :func:`cxv_jax.data.images.decode`: EXIF orientation, transparency on white, the shorter
     side resized to ``image_size``, the centre cropped.
 
+    Args:
+      path: of the file.
+      image_size: pixels a side of the result.
+      white: ``run.meta.dataset.white``: what is white in images of more than 8 bits.
+
     Raises:
       InputError: naming the file that is missing or that Pillow cannot read.
     """
-    if not Path(path).is_file():
-        raise InputError(f"{path}: no such file; expected an image")
     try:
-        return decode(Path(path), image_size)
+        return decode(Path(path), image_size, white)
+    except FileNotFoundError as error:
+        raise InputError(f"{path}: no such file; expected an image") from error
     except Exception as error:  # Pillow's readers raise nearly everything.
-        reason = f"{type(error).__name__}: {error}".splitlines()[0]
-        raise InputError(f"{path}: not a readable image ({reason})") from error
+        raise InputError(f"{path}: not a readable image ({why(Path(path), error)})") from error
 
 
 def _choose_step(checkpointer: Checkpointer) -> int | None:

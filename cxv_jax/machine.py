@@ -10,12 +10,27 @@ from typing import Any
 import jax
 import psutil
 
+from cxv_jax.errors import InputError
+
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 
 
 def available_memory() -> int:
     """Bytes that the process could still take without swapping."""
     return psutil.virtual_memory().available
+
+
+def require_memory(what: object, needed: int) -> None:
+    """Refuse a file that would not fit, before it is unpacked.
+
+    Raises:
+      InputError: ``needed`` bytes are more than are available.
+    """
+    if needed > (free := available_memory()):
+        raise InputError(
+            f"{what}: unpacked it takes {needed / 1e9:,.1f} GB, {free / 1e9:,.1f} GB of memory are "
+            "free; use a smaller one"
+        )
 
 
 def device_memory() -> int:

@@ -17,9 +17,11 @@ from cxv_jax.phase import Phase
 
 def load_dataset(config: ConfigDict) -> sources.Dataset:
     """The data set that ``config.data`` names, with its splits fixed by ``config.seed``."""
-    fields = ("val_fraction", "val_per_class", "subset_per_class", "splits", "split_index")
-    options = {name: config.data[name] for name in (*fields, "image_size", "data_dir")}
-    options["on_bad_image"] = config.data.on_bad_image
+    fields = (
+        *("val_fraction", "val_per_class", "subset_per_class", "splits", "split_index"),
+        *("image_size", "data_dir", "on_bad_image", "small_classes"),
+    )
+    options = {k: config.data[k] for k in fields if k in config.data}  # Older runs lack some.
     return sources.load(config.data.source, seed=config.seed, **options)
 
 

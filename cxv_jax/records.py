@@ -157,12 +157,14 @@ class DataRecord(Record):
       image_shape: height, width, channels.
       name: of the data set.
       named: False for numbers in place of names (imported weights).
+      white: the value that was read as 255 in images of more than 8 bits; 0: there were none.
     """
 
     class_names: tuple[str, ...]
     image_shape: tuple[int, int, int]
     name: str = ""
     named: bool = True
+    white: float = 0.0
 
 
 @dataclasses.dataclass(frozen=True)

@@ -67,7 +67,9 @@ class Run:
         """Checkpoint the run; ``best_of`` is the key of the phase whose best weights these are."""
         self.progress.seconds = time.time() - self._started
         dataset = self.session.dataset
-        data = DataRecord(dataset.class_names, dataset.image_shape, dataset.name)
+        data = DataRecord(
+            dataset.class_names, dataset.image_shape, dataset.name, white=dataset.white
+        )
         meta = Meta(self.config.to_dict(), data, self.progress, self.config.selection)
         self.checkpointer.save(int(self.state.step), self.state, meta.to_json(), best_of=best_of)
 

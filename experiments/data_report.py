@@ -23,6 +23,7 @@ from cxv_jax.parts import load_dataset
 ROWS, COLUMNS = 8, 6  # Of the contact sheet: classes, and images of each.
 MOST_CLASSES = 20  # Of more, the report shows the spread and the classes far from it,
 MOST_OUTLIERS = 10  # at most so many.
+LEAST_STD = 1e-4  # Less prints as 0; dividing by it would make noise of nothing.
 TOLERANCE = 0.02  # Between the pixels and config.data.mean and std, in 0..1.
 
 
@@ -69,7 +70,9 @@ def pixels(config: ConfigDict, dataset: Dataset) -> list[str]:
     for name, values in found.items():
         wanted = np.array(config.data[name])
         rows |= {f"{name} of train": values, f"config.data.{name}": wanted}
-        if np.abs(values - wanted).max() > TOLERANCE:
+        if name == "std" and values.min() < LEAST_STD:
+            warnings.append("warning: a channel of train is constant; check the pixels")
+        elif np.abs(values - wanted).max() > TOLERANCE:
             better = ",".join(f"{v:.4f}" for v in values)
             warnings.append(
                 f"warning: config.data.{name} is more than {TOLERANCE} from the pixels; "

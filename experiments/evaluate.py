@@ -2,7 +2,9 @@
 
 python -m experiments.evaluate --workdir=runs/digits-cpv
 python -m experiments.evaluate --workdir=runs/imported --data=cifar10 --data_dir=FOLDER
+python -m experiments.evaluate --workdir=runs/mine --data=folder:PATH
 
+The last takes every image of an outside PATH/CLASS/, or of PATH/test/CLASS/ if it has splits.
 Writes evaluation.json and confusion.png into the run's folder.
 """
 
@@ -33,7 +35,7 @@ def main(argv: list[str]) -> None:
     from cxv_jax.files import write_text
 
     run = inference.load_run(_WORKDIR.value)
-    dataset = open_dataset(run, _DATA.value, _DATA_DIR.value)
+    dataset = open_dataset(run, _DATA.value, _DATA_DIR.value, _SPLIT.value)
     result = inference.evaluate(run, dataset.split(_SPLIT.value))
     workdir, summary = Path(_WORKDIR.value), summarise(run, dataset, result)
     print("\n".join(table(summary)))
@@ -43,17 +45,28 @@ def main(argv: list[str]) -> None:
     print(f"\nwritten to {workdir}: evaluation.json, confusion.png")
 
 
-def open_dataset(run: "Run", source: str, data_dir: str) -> "Dataset":
-    """The run's own data set, or another with the same classes."""
+def open_dataset(run: "Run", source: str, data_dir: str, split: str) -> "Dataset":
+    """The run's own data set, or another with the same classes: all images of a folder or file."""
+    from cxv_jax.data import sources
     from cxv_jax.errors import InputError
     from cxv_jax.parts import load_dataset
 
     config = run.config.copy_and_resolve_references()
-    config.data.source = source or config.data.source
+    own, config.data.source = config.data.source, source or config.data.source
     config.data.data_dir = data_dir or config.data.data_dir
     if not config.data.source:
         raise InputError("this run names no data (it was imported): pass --data=SOURCE")
-    dataset = load_dataset(config)
+    if sources.is_outside(source, own):
+        dataset = sources.outside(
+            source,
+            split,
+            class_names=run.class_names if run.meta.dataset.named else (),
+            image_size=run.image_shape[0] if run.image_shape[0] == run.image_shape[1] else 0,
+            on_bad_image=config.data.on_bad_image,
+            white=run.meta.dataset.white,
+        )
+    else:
+        dataset = load_dataset(config)
     if dataset.num_classes != len(run.class_names):
         raise InputError(
             f"{dataset.name} has {dataset.num_classes} classes, the run {len(run.class_names)}"
@@ -67,11 +80,14 @@ def open_dataset(run: "Run", source: str, data_dir: str) -> "Dataset":
 
 def summarise(run: "Run", dataset: "Dataset", result: "Evaluation") -> dict[str, Any]:
     """The results as plain data."""
+    from cxv_jax.data import sources
+
+    outside = sources.is_outside(dataset.name, run.config.data.source)
     rows = zip(dataset.class_names, result.class_counts, result.class_hits, strict=True)
     return {
         "dataset": dataset.name,
         "split": _SPLIT.value,
-        "selected_on": run.meta.selection,
+        "selected_on": "" if outside else run.meta.selection,
         "step": run.step,
         "count": result.count,
         "top1": result.top1,

@@ -28,7 +28,7 @@ def main(argv: list[str]) -> None:
     height, width, _ = run.image_shape
     if height != width:
         raise InputError(f"the run has {height}x{width} images; files are read as squares only")
-    images = np.stack([inference.load_image(file, height) for file in argv])
+    images = np.stack([inference.load_image(file, height, run.meta.dataset.white) for file in argv])
     probabilities = inference.predict(run, images)
     results = [
         {"file": file, "predictions": ranked(row, run.class_names)}

@@ -13,7 +13,7 @@ ALLOWED: dict[str, set[str]] = {
     "version": set(),
     "errors": set(),
     "files": set(),
-    "machine": set(),
+    "machine": {"errors"},
     "phase": set(),
     "tables": set(),
     "interrupt": set(),

@@ -1,5 +1,6 @@
 """evaluate, predict and import_torch, run as commands inside this process."""
 
+import dataclasses
 import importlib
 import json
 import subprocess
@@ -235,6 +236,57 @@ def test_evaluate_refuses_data_with_other_classes(trained: SimpleNamespace, tmp_
             run_command(
                 "evaluate", f"--workdir={trained.workdir}", f"--data=npz:{tmp_path}/other.npz"
             )
+
+
+@pytest.mark.parametrize("places", [[""], ["test"], ["train", "valid"]])
+def test_evaluate_counts_all_pictures_of_an_outside_folder(
+    trained: SimpleNamespace, tmp_path: Path, places: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    split = sources.load("digits").split("test")
+    chosen = np.concatenate([np.flatnonzero(split.labels == c)[:3] for c in (2, 5, 7)])
+    for place in places:
+        for i in chosen:
+            folder = tmp_path / place / str(split.labels[i])
+            folder.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(split.images[i]).save(folder / f"{i}.png")
+    name = "val" if "valid" in places else "test"
+    data = f"--data=folder:{tmp_path}"
+    run_command("evaluate", f"--workdir={trained.workdir}", data, f"--split={name}")
+    found = json.loads((trained.workdir / "evaluation.json").read_text())
+    assert found["count"] == 9
+    assert [row["count"] for row in found["per_class"]] == [0, 0, 3, 0, 0, 3, 0, 3, 0, 0]
+    run = inference.load_run(trained.workdir)
+    right = inference.predict(run, split.images[chosen]).argmax(1) == split.labels[chosen]
+    assert found["top1"] == pytest.approx(right.mean())
+    assert "selected on" not in capsys.readouterr().out
+
+
+def test_predict_reads_deep_pictures_by_the_white_of_the_run(
+    trained: SimpleNamespace,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    run = inference.load_run(trained.workdir)
+    dataset = dataclasses.replace(run.meta.dataset, white=4095)
+    run = dataclasses.replace(run, meta=dataclasses.replace(run.meta, dataset=dataset))
+    monkeypatch.setattr(inference, "load_run", lambda workdir: run)
+    grey = sources.load("digits").split("test").images[0, ..., 0] // 20  # At most 12.
+    Image.fromarray(grey).save(tmp_path / "a.png")
+    deep = (grey * (4095 / 255)).round().astype(np.uint16)  # Alone it would pass for 8 bits.
+    Image.fromarray(deep).save(tmp_path / "b.png")
+    files = [tmp_path / "a.png", tmp_path / "b.png"]
+    run_command("predict", f"--workdir={trained.workdir}", "--json", *files)
+    first, second = json.loads(capsys.readouterr().out)
+    assert first["predictions"] == second["predictions"]
+
+
+def test_the_runs_own_file_is_never_taken_for_an_outside_one(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    own = f"folder:{tmp_path}/a"
+    assert not sources.is_outside(f"folder:{tmp_path}/./a/", own)
+    assert sources.is_outside(f"folder:{tmp_path}/b", own)
+    assert not sources.is_outside("", own)
 
 
 @pytest.mark.parametrize(

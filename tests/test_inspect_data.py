@@ -211,6 +211,18 @@ def test_pixel_statistics_read_lazy_images_in_parts(monkeypatch: pytest.MonkeyPa
     np.testing.assert_allclose(found.std, (images / 255).std((0, 1, 2)), rtol=1e-12)
 
 
+def test_a_deviation_of_0_is_told_and_never_advised(
+    inspect: Callable[..., None], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arrays = write_set(tmp_path / "set.npz", [20] * 3)
+    arrays["images"][..., 1] = 9
+    np.savez(tmp_path / "set.npz", **arrays)
+    inspect(CONFIG, f"--config.data.source=npz:{tmp_path}/set.npz", f"--out={tmp_path}")
+    printed = capsys.readouterr().out
+    assert "--config.data.std" not in printed
+    assert "a channel of train is constant" in printed
+
+
 @pytest.mark.parametrize(
     ("args", "message"),
     [
@@ -220,6 +232,7 @@ def test_pixel_statistics_read_lazy_images_in_parts(monkeypatch: pytest.MonkeyPa
         (["--config.batch_size=1600"], "larger than"),
         (["--config.phase2.augment.policy=trivail"], "did you mean 'trivial'"),
         (["--config.phase1.patience=0"], "phase1.patience"),
+        (["--config.data.std=(0.5,0.0,0.5)"], "config.data.std = .* above 0 in every channel"),
     ],
 )
 def test_what_training_would_refuse_is_refused(

@@ -1,81 +1,76 @@
 """Image files of any size and mode to square uint8 RGB, the same way everywhere."""
 
-import functools
 import io
-import logging
-import os
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+import math
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from jaxtyping import UInt8
-from PIL import Image, ImageOps
+from PIL import Image
 
-from cxv_jax.data.splits import Rows, Split
-from cxv_jax.errors import InputError
+from cxv_jax.data.levels import Extent, find_white, to_uint8
+from cxv_jax.errors import InputError, reason
 
-KEEP_BYTES = 2**30  # Decoded sets up to this size stay in memory.
-ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
-NAMED = 10  # So many unreadable files are named in an error.
+MAX_PIXELS = 2**26  # Of one image, once a JPEG is reduced; a few bytes can claim any number.
+HEIC = "Pillow does not read HEIC, convert it to JPEG or PNG"  # What phones write.
+
+# Only these are ever opened: among Pillow's others, EPS starts Ghostscript.
+FORMATS = ("JPEG", "PNG", "GIF", "BMP", "DIB", "WEBP", "TIFF", "PPM", "AVIF", "JPEG2000")
+ENDINGS = tuple(e for e, f in Image.registered_extensions().items() if f in (*FORMATS, "MPO"))
+READERS = tuple(f for f in FORMATS if f in Image.OPEN)  # AVIF is not in every Pillow.
+
+TURNS = dict(  # By EXIF orientation, what stands the image upright.
+    zip(
+        range(2, 9),
+        (
+            *(Image.Transpose.FLIP_LEFT_RIGHT, Image.Transpose.ROTATE_180),
+            *(Image.Transpose.FLIP_TOP_BOTTOM, Image.Transpose.TRANSPOSE),
+            *(Image.Transpose.ROTATE_270, Image.Transpose.TRANSVERSE, Image.Transpose.ROTATE_90),
+        ),
+        strict=True,
+    )
+)
 
 
-def decode(file: Path | bytes, image_size: int) -> UInt8[np.ndarray, "size size 3"]:
+def decode(
+    file: Path | bytes, image_size: int, white: float = 0.0
+) -> UInt8[np.ndarray, "size size 3"]:
     """Read one image as training does.
 
-    The EXIF orientation is applied, transparency is laid on white, 16-bit grey keeps its upper
-    byte; then see :func:`fit`. Large JPEGs are decoded at the smallest scale (1/2, 1/4, 1/8) that
-    keeps twice ``image_size``. The first frame of an animation counts.
+    The EXIF orientation is applied, transparency is laid on white, more than 8 bits are scaled (see
+    :mod:`.levels`); then see :func:`fit`. Large JPEGs are decoded at the smallest scale (1/2, 1/4,
+    1/8) that keeps twice ``image_size``. The first frame of an animation counts. Of colours of 16
+    bits Pillow hands on the upper 8.
 
     Args:
       file: a path, or the bytes of a file.
       image_size: pixels a side of the result.
+      white: the value that is read as 255 in images of more than 8 bits; 0: found in this image.
 
     Raises:
       Exception: whatever Pillow raises for a file that it cannot read.
     """
-    with Image.open(io.BytesIO(file) if isinstance(file, bytes) else file) as image:
-        image.draft("RGB", (2 * image_size, 2 * image_size))
-        image.load()
-        return np.asarray(fit(_rgb(ImageOps.exif_transpose(image)), image_size))
+    with opened(file, image_size) as image:
+        return square(image, image_size, white)
 
 
 def fit(image: Image.Image, image_size: int) -> Image.Image:
-    """Resize the shorter side to ``image_size`` (bilinear, antialiased), crop the centre."""
+    """Resize the shorter side to ``image_size`` (bilinear, antialiased), crop the centre.
+
+    Only what the crop keeps is computed.
+    """
     scale = image_size / min(image.size)
-    width, height = (max(image_size, round(side * scale)) for side in image.size)
-    if (width, height) != image.size:
-        image = image.resize((width, height), Image.Resampling.BILINEAR)
-    left, top = (width - image_size) // 2, (height - image_size) // 2
-    return image.crop((left, top, left + image_size, top + image_size))
-
-
-def _rgb(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I"):
-        image = Image.fromarray((np.asarray(image).astype(np.int64) >> 8).clip(0, 255).astype("u1"))
-    if image.has_transparency_data:
-        white = Image.new("RGBA", image.size, "white")
-        image = Image.alpha_composite(white, image.convert("RGBA"))
-    return image.convert("RGB")
-
-
-class ImageFiles:
-    """Images decoded when asked for; ``files`` are paths or the bytes of files."""
-
-    def __init__(self, files: Sequence[Path | bytes], image_size: int):
-        self.files = files
-        self.image_shape = (image_size, image_size, 3)
-
-    def __len__(self) -> int:
-        """Number of files."""
-        return len(self.files)
-
-    def __getitem__(self, index: Any) -> np.ndarray:
-        """Decode the files at ``index``, several at a time."""
-        chosen = [self.files[i] for i in np.arange(len(self.files))[index]]
-        size = self.image_shape[0]
-        return np.stack(list(_threads().map(lambda file: decode(file, size), chosen)))
+    sizes = [max(image_size, round(side * scale)) for side in image.size]
+    starts = [(size - image_size) // 2 for size in sizes]
+    x, y = (side / size for side, size in zip(image.size, sizes, strict=True))
+    left, top = starts[0] * x, starts[1] * y
+    right, bottom = left + image_size * x, top + image_size * y
+    box = (left, top, min(right, image.width), min(bottom, image.height))  # Rounding may go beyond.
+    return image.resize((image_size, image_size), Image.Resampling.BILINEAR, box)
 
 
 class Resized:
@@ -95,52 +90,54 @@ class Resized:
         return np.stack([np.asarray(fit(Image.fromarray(i), size)) for i in self.images[index]])
 
 
-def checked(
-    source: str,
-    names: Sequence[str],
-    files: Sequence[Path | bytes],
-    labels: Sequence[int],
-    image_size: int,
-    on_bad_image: str,
-) -> Split:
-    """Decode every file once; refuse or leave out those that cannot be read.
-
-    Pixels stay in memory if they take at most ``KEEP_BYTES``, else they are decoded again.
-
-    Raises:
-      InputError: for unreadable files, unless they are to be skipped.
-    """
-    keep = len(files) * image_size**2 * 3 <= KEEP_BYTES
-
-    def attempt(file: Path | bytes) -> Any:
-        try:
-            pixels = decode(file, image_size)
-        except Exception as error:  # Pillow's readers raise nearly everything.
-            return f"{type(error).__name__}: {error}".splitlines()[0]
-        return pixels if keep else None
-
-    found = list(_threads().map(attempt, files))
-    bad = [f"{name} ({why})" for name, why in zip(names, found, strict=True) if type(why) is str]
-    _report(source, bad, len(files), on_bad_image)
-    good = np.array([i for i, item in enumerate(found) if type(item) is not str], int)
-    int_labels = np.asarray(labels, np.int32)
-    if keep and len(good):
-        return Split(np.stack([found[i] for i in good]), int_labels[good])
-    return Split(Rows(ImageFiles(files, image_size), good), int_labels[good])
+def why(file: Path | bytes, error: Exception) -> str:
+    """Why an image cannot be read, in one line."""
+    if isinstance(error, InputError):
+        return str(error)
+    if isinstance(error, Image.UnidentifiedImageError):
+        with io.BytesIO(file) if isinstance(file, bytes) else file.open("rb") as opened:
+            if opened.read(12)[4:] in (b"ftypheic", b"ftypheix", b"ftypmif1", b"ftyphevc"):
+                return f"HEIC: {HEIC}"
+        return f"not an image of a kind that is read ({', '.join(READERS)})"
+    return reason(error)
 
 
-def _report(source: str, bad: list[str], total: int, on_bad_image: str) -> None:
-    if bad and on_bad_image == "refuse":
-        more = f" and {len(bad) - NAMED} more" if len(bad) > NAMED else ""
-        raise InputError(
-            f"{source}: {len(bad)} of {total} images cannot be read: {', '.join(bad[:NAMED])}"
-            f"{more}; replace or remove them, or set config.data.on_bad_image=skip"
-        )
-    for name in bad:
-        logging.getLogger(__name__).warning("%s: skipped unreadable %s", source, name)
+@contextmanager
+def opened(file: Path | bytes, image_size: int) -> Iterator[Image.Image]:
+    """An image with its pixels loaded, at a reduced scale where the format has one."""
+    if isinstance(file, Path) and not stat.S_ISREG(file.stat().st_mode):
+        raise InputError("no regular file, but a folder, a pipe or a device")
+    with Image.open(io.BytesIO(file) if isinstance(file, bytes) else file, "r", READERS) as image:
+        image.draft("RGB", (2 * image_size, 2 * image_size))
+        if math.prod(image.size) > MAX_PIXELS:
+            size = f"{image.width} x {image.height} pixels"
+            raise InputError(f"{size}, at most {MAX_PIXELS:,} are read")
+        image.load()
+        yield image
 
 
-@functools.cache
-def _threads() -> ThreadPoolExecutor:
-    """Pillow decodes and resizes without holding Python's lock."""
-    return ThreadPoolExecutor(os.cpu_count())
+def square(image: Image.Image, image_size: int, white: float = 0.0) -> np.ndarray:
+    """What :func:`decode` makes of an opened image."""
+    turn = _turn(image)
+    if is_deep(image):
+        pixels = np.asarray(image)
+        white = find_white("pixels", [Extent.of(pixels)], white)
+        image = Image.fromarray(to_uint8(pixels, white))
+    if image.has_transparency_data:
+        backing = Image.new("RGBA", image.size, "white")
+        image = Image.alpha_composite(backing, image.convert("RGBA"))
+    image = image.convert("RGB")
+    return np.asarray(fit(image if turn is None else image.transpose(turn), image_size))
+
+
+def _turn(image: Image.Image) -> Image.Transpose | None:
+    """What stands the image upright; the orientation is all that is asked of its EXIF."""
+    try:
+        return TURNS.get(image.getexif().get(0x0112, 1))
+    except Exception:  # Broken EXIF raises nearly everything, and the pixels are good.
+        return None
+
+
+def is_deep(image: Image.Image) -> bool:
+    """Whether a pixel has more than 8 bits."""
+    return image.mode[0] in "IF"

@@ -1,15 +1,19 @@
 """Labelled images by name, from files in any of the usual forms: one entry, :func:`load`."""
 
+import dataclasses
 import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from cxv_jax.data import cifar, folder, npz, tiny_imagenet
+from cxv_jax.data import cifar, fashion_mnist, folder, npz, tiny_imagenet
 from cxv_jax.data.images import Resized
 from cxv_jax.data.splits import Dataset, Split, complete
+from cxv_jax.data.statistics import tell_odd
 from cxv_jax.errors import InputError
 
+MAX_SIZE = 4096  # Pixels a side: 50 MB an image.
 Parts = tuple[list[str], dict[str, Split]]  # Class names, and the source's own splits.
 
 
@@ -25,6 +29,7 @@ def load(
     image_size: int = 0,
     data_dir: str = "",
     on_bad_image: str = "refuse",
+    small_classes: str = "split",
 ) -> Dataset:
     """Open a source of labelled images.
 
@@ -32,11 +37,13 @@ def load(
     ``digits``         scikit-learn's handwritten digits, 8x8; needs no file.
     ``cifar10``        The official binary or python archive in ``data_dir``, packed or extracted;
     ``cifar100``       an archive must have the official digest or one told, see :mod:`.cifar`.
+    ``fashion_mnist``  The four official ``*-ubyte.gz`` files in ``data_dir``.
     ``tiny_imagenet``  The official zip file in ``data_dir``, packed or extracted.
     ``tfds:NAME``      A set that TFDS has prepared as ArrayRecord (also ``NAME/CONFIG``).
-    ``folder:PATH``    ``PATH/train/CLASS/*.jpg`` with optional ``val`` and ``test``, or plain
-                       ``PATH/CLASS/*.jpg``; needs ``image_size``.
-    ``npz:FILE``       ``images``, ``labels``, optional ``class_names``, ``test_images``, ...
+    ``folder:PATH``    ``PATH/train/CLASS/*.jpg`` with optional ``val`` and ``test`` (or their other
+                       usual names), or plain ``PATH/CLASS/*.jpg``; needs ``image_size``.
+    ``npz:FILE``       ``images``, ``labels``, optional ``class_names``, ``test_images``, ...; also
+                       MedMNIST's files.
     ================== ==========================================================================
 
     A source with ``val`` but no ``test`` (Tiny ImageNet, whose test labels are not public) is
@@ -58,6 +65,8 @@ def load(
       data_dir: where the files of the source are; default ``$TFDS_DATA_DIR`` or
         ``~/tensorflow_datasets``.
       on_bad_image: ``refuse`` or ``skip`` image files that cannot be read.
+      small_classes: ``split`` classes of fewer than 5 images like others, or ``train`` on all of
+        their images.
 
     Returns:
       The data set, with splits ``train``, ``val`` (unless 0 is asked for) and ``test``.
@@ -74,12 +83,14 @@ def load(
         raise InputError(f"data.on_bad_image: expected refuse or skip, got {on_bad_image!r}")
     if splits not in ("random", "gem"):
         raise InputError(f"data.splits: expected random or gem, got {splits!r}")
-    if image_size < 0:
-        raise InputError(f"data.image_size: expected 0 or more, got {image_size}")
+    if small_classes not in ("split", "train"):
+        raise InputError(f"data.small_classes: expected split or train, got {small_classes!r}")
+    if not 0 <= image_size <= MAX_SIZE:
+        raise InputError(f"data.image_size: expected 0 to {MAX_SIZE}, got {image_size}")
     place = Path(data_dir).expanduser() if data_dir else default_dir()
     class_names, parts = _read(source, place, image_size, on_bad_image)
-    if image_size:
-        parts = {name: _resized(split, image_size) for name, split in parts.items()}
+    parts = _resized(parts, image_size)
+    tell_odd(source, parts["train"].images)
     return complete(
         source,
         class_names,
@@ -89,7 +100,55 @@ def load(
         val_per_class=val_per_class,
         subset_per_class=subset_per_class,
         order=split_index if splits == "gem" else None,
+        small_classes=small_classes,
     )
+
+
+def outside(
+    source: str,
+    split: str,
+    *,
+    class_names: Sequence[str],
+    image_size: int,
+    on_bad_image: str = "refuse",
+    white: float = 0.0,
+) -> Dataset:
+    """Open images that a trained run never saw, to evaluate it on all of them.
+
+    Args:
+      source: ``folder:PATH`` or ``npz:FILE``.
+      split: taken if the source has it; a source that has one part only is taken whole.
+      class_names: of the run; a folder may lack some of them.
+      image_size: pixels a side.
+      on_bad_image: ``refuse`` or ``skip`` image files that cannot be read.
+      white: of the run's own data set.
+
+    Returns:
+      A data set with the one split ``split``.
+
+    Raises:
+      InputError: for bad files, and for several parts of which none is ``split``.
+    """
+    kind, _, argument = source.partition(":")
+    path = Path(argument).expanduser()
+    if kind == "folder":
+        names, splits = folder.read(
+            path, image_size, on_bad_image, class_names=class_names, white=white
+        )
+    else:
+        names, splits = npz.read(path, white)
+    whole = next(iter(splits.values())) if len(splits) == 1 else None
+    found = splits.get(split) or whole
+    if found is None:
+        raise InputError(f"{source} has no {split} split, only {', '.join(splits)}")
+    return Dataset(source, tuple(names), _resized({split: found}, image_size))
+
+
+def is_outside(source: str, own: str) -> bool:
+    """Whether ``source`` is a folder or file, and not the one that a run was trained on."""
+    (kind, path), (own_kind, own_path) = (s.partition(":")[::2] for s in (source, own))
+    places = [Path(p).expanduser().resolve() for p in (path, own_path)]
+    return kind in ("folder", "npz") and (kind != own_kind or places[0] != places[1])
 
 
 def default_dir() -> Path:
@@ -104,6 +163,8 @@ def _read(source: str, place: Path, image_size: int, on_bad_image: str) -> Parts
             return _digits()
         case "cifar10" | "cifar100" if not argument:
             return cifar.read(source, place)
+        case "fashion_mnist" if not argument:
+            return fashion_mnist.read(place)
         case "tiny_imagenet" if not argument:
             return tiny_imagenet.read(place, on_bad_image)
         case "folder" if argument:
@@ -115,14 +176,20 @@ def _read(source: str, place: Path, image_size: int, on_bad_image: str) -> Parts
 
             return prepared.read(argument, place, image_size)
     raise InputError(
-        f"data.source: {source!r} is none of digits, cifar10, cifar100, tiny_imagenet, tfds:NAME, "
-        "folder:PATH, npz:FILE"
+        f"data.source: {source!r} is none of digits, cifar10, cifar100, fashion_mnist, "
+        "tiny_imagenet, tfds:NAME, folder:PATH, npz:FILE"
     )
 
 
-def _resized(split: Split, image_size: int) -> Split:
-    same = split.image_shape[:2] == (image_size, image_size)
-    return split if same else Split(Resized(split.images, image_size), split.labels)
+def _resized(splits: Mapping[str, Split], image_size: int) -> dict[str, Split]:
+    """All splits at ``image_size``; 0: as they are."""
+    wanted = (image_size, image_size)
+    return {
+        name: split
+        if not image_size or split.image_shape[:2] == wanted
+        else dataclasses.replace(split, images=Resized(split.images, image_size))
+        for name, split in splits.items()
+    }
 
 
 def _digits() -> Parts:

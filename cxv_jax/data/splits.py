@@ -1,7 +1,9 @@
 """What every source returns, and how examples are held out of it: stratified, fixed by a seed."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+import logging
+import unicodedata
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,6 +12,8 @@ from jaxtyping import Int
 from cxv_jax.errors import InputError
 
 TEST_FRACTION = 0.2  # Of a source that comes without a test split.
+TOO_SMALL = 5  # A fifth of fewer images of a class is less than one.
+NAMED = 10  # So many classes are named in a message.
 TEST_SEED = 20221  # A constant: runs with other seeds are measured on the same test images.
 
 
@@ -21,10 +25,12 @@ class Split:
       images: uint8 RGB ``[example, height, width, 3]``: an array, or any object with ``__len__``,
         ``image_shape`` and ``__getitem__(integer array) -> uint8 array`` (decoded when asked for).
       labels: int32 ``[example]``.
+      white: the value that was read as 255 where the source has more than 8 bits; 0: it has 8.
     """
 
     images: Any
     labels: np.ndarray
+    white: float = 0.0
 
     def __len__(self) -> int:
         """Number of examples."""
@@ -40,7 +46,7 @@ class Split:
         """The examples at ``index``, in that order; copies pixels only if they are in memory."""
         lazy = not isinstance(self.images, np.ndarray) or isinstance(self.images, np.memmap)
         images = Rows(self.images, index) if lazy else self.images[index]
-        return Split(images, self.labels[index])
+        return dataclasses.replace(self, images=images, labels=self.labels[index])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,7 +65,12 @@ class Dataset:
     @property
     def image_shape(self) -> tuple[int, int, int]:
         """Height, width, 3; the same in every split."""
-        return self.splits["train"].image_shape
+        return next(iter(self.splits.values())).image_shape
+
+    @property
+    def white(self) -> float:
+        """See :class:`Split`; the same in every split."""
+        return max(split.white for split in self.splits.values())
 
     def split(self, name: str) -> Split:
         """The split called ``name``.
@@ -143,6 +154,7 @@ def complete(
     val_per_class: int,
     subset_per_class: int,
     order: int | None = None,
+    small_classes: str = "split",
 ) -> Dataset:
     """Cut the source's own splits into ``train``, ``val`` and ``test``.
 
@@ -155,56 +167,108 @@ def complete(
     With ``order`` steps 2 and 3 follow the files' order (split ``order`` of :func:`in_order`) in
     place of ``seed``.
 
+    A class of fewer than ``TOO_SMALL`` images is told; with ``small_classes="train"`` nothing is
+    held out of it.
+
     Raises:
       InputError: for a class too small for what is asked of it, or numbers out of range.
     """
     splits = dict(splits)
-    classes = len(class_names)
     if not 0 <= val_fraction < 1 or val_per_class < 0 or subset_per_class < 0:
         raise InputError(
             f"data: expected 0 <= val_fraction < 1, val_per_class >= 0, subset_per_class >= 0, got "
             f"{val_fraction}, {val_per_class}, {subset_per_class}"
         )
 
-    def cut(target: str, count: Mapping[int, int], seed: int, start: Any = None) -> None:
-        labels = splits["train"].labels
-        kept, held = (
-            hold_out(labels, count, seed) if start is None else in_order(labels, count, start)
-        )
-        splits[target] = splits["train"].take(held)
-        if target != "train":
-            splits["train"] = splits["train"].take(kept)
+    def counts(but: Collection[int] = ()) -> dict[int, int]:
+        found = class_counts(splits["train"].labels, len(class_names))
+        return {c: n for c, n in found.items() if c not in but}
 
-    def counts() -> dict[int, int]:
-        return class_counts(splits["train"].labels, classes)
-
+    _check_names(name, class_names)
     _refuse_small(name, class_names, counts(), 0, "in train")
+    small = {c: n for c, n in counts().items() if n < TOO_SMALL}
+    whole = small if small_classes == "train" else ()
+    if len(whole) == len(class_names):
+        raise InputError(f"{name}: all classes have fewer than {TOO_SMALL} images; add some")
+    own = set(splits)
     if "test" not in splits and "val" in splits:
         splits["test"] = splits.pop("val")
     if "test" not in splits:
-        _refuse_small(name, class_names, counts(), 1, "to hold out a test split")
-        cut("test", fractions(counts(), TEST_FRACTION), TEST_SEED)
+        _refuse_small(name, class_names, counts(whole), 1, "to hold out a test split")
+        _cut(splits, "test", fractions(counts(whole), TEST_FRACTION), TEST_SEED)
     if subset_per_class:
         before = None if order is None else dict.fromkeys(counts(), order * subset_per_class)
         more_than = subset_per_class * (1 + (order or 0)) - 1
         _refuse_small(name, class_names, counts(), more_than, "for subset_per_class")
-        cut("train", dict.fromkeys(counts(), subset_per_class), seed, before)
+        _cut(splits, "train", dict.fromkeys(counts(), subset_per_class), seed, before)
     if "val" not in splits and (val_per_class or val_fraction):
-        _refuse_small(name, class_names, counts(), val_per_class or 1, "to hold out a val split")
-        held = dict.fromkeys(counts(), val_per_class)
-        held = held if val_per_class else fractions(counts(), val_fraction)
-        rest = None if order is None else {c: n - held[c] for c, n in counts().items()}
-        cut("val", held, seed + 1, rest)
+        _refuse_small(
+            name, class_names, counts(whole), val_per_class or 1, "to hold out a val split"
+        )
+        held = dict.fromkeys(counts(whole), val_per_class)
+        held = held if val_per_class else fractions(counts(whole), val_fraction)
+        rest = None if order is None else {c: n - held[c] for c, n in counts(whole).items()}
+        _cut(splits, "val", held, seed + 1, rest)
     ordered = [key for key in ("train", "val", "test") if key in splits]
+    if small and not set(ordered) <= own:
+        _tell_small({class_names[c]: n for c, n in small.items()}, name, bool(whole))
     return Dataset(name, tuple(class_names), {key: splits[key] for key in ordered})
+
+
+def _cut(
+    splits: dict[str, Split],
+    target: str,
+    count: Mapping[int, int],
+    seed: int,
+    start: Mapping[int, int] | None = None,
+) -> None:
+    """Move ``count`` examples of every class from train to ``target``, or keep only those."""
+    train = splits["train"]
+    if start is None:
+        kept, held = hold_out(train.labels, count, seed)
+    else:
+        kept, held = in_order(train.labels, count, start)
+    splits[target] = train.take(held)
+    if target != "train":
+        splits["train"] = train.take(kept)
 
 
 def _refuse_small(
     name: str, class_names: Sequence[str], counts: Mapping[int, int], more_than: int, why: str
 ) -> None:
-    for label, number in counts.items():
-        if number <= more_than:
-            raise InputError(
-                f"{name}: class {class_names[label]!r} has {number} images, "
-                f"at least {more_than + 1} are needed {why}"
-            )
+    """Name all classes that are too small, and the remedy."""
+    small = [
+        f"class {class_names[c]!r} has {n} images" for c, n in counts.items() if n <= more_than
+    ]
+    if small:
+        more = [f"{len(small) - NAMED} more classes too few"] if len(small) > NAMED else []
+        remedy = "add some or leave the class out"
+        if "hold out" in why:
+            remedy += ", or set config.data.small_classes=train to hold nothing out of such classes"
+        raise InputError(
+            f"{name}: {', '.join(small[:NAMED] + more)}, at least {more_than + 1} are needed {why}"
+            f"; {remedy}"
+        )
+
+
+def _tell_small(small: Mapping[str, int], name: str, whole: bool) -> None:
+    named = ", ".join(f"{c!r} ({n})" for c, n in list(small.items())[:NAMED])
+    more = f" and {len(small) - NAMED} more" if len(small) > NAMED else ""
+    advice = (
+        "stay in train whole: the figures on held-out images say nothing of them"
+        if whole
+        else "too small for a split: held out all the same, so their figures mean little; add "
+        "images, leave them out, or set config.data.small_classes=train to train on all of them"
+    )
+    logging.getLogger(__name__).warning("%s: classes %s%s %s", name, named, more, advice)
+
+
+def _check_names(name: str, class_names: Sequence[str]) -> None:
+    """Names that print alike, or not at all, would be confused in every table."""
+    seen: dict[str, str] = {}
+    for class_name in class_names:
+        if not class_name.isprintable():
+            raise InputError(f"{name}: class {class_name!a} cannot be printed; rename it")
+        other = seen.setdefault(unicodedata.normalize("NFC", class_name).strip(), class_name)
+        if other != class_name:
+            raise InputError(f"{name}: classes {other!a} and {class_name!a} look alike; rename one")

@@ -1,10 +1,13 @@
 """What the pixels of a split are like."""
 
+import logging
 from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float
 
+SAMPLE = 256  # Images looked at to tell a dark set.
+DARK = 32  # No pixel of a sound set stays below this level of 255.
 CHUNK = 4096  # Images read at a time: no set is ever decoded into memory as a whole.
 
 
@@ -35,6 +38,21 @@ def pixel_statistics(images: Any) -> PixelStatistics:
     mean = (counts * levels).sum(1) / number
     variance = (counts * (levels - mean[:, None]) ** 2).sum(1) / number
     return PixelStatistics(mean, np.sqrt(variance))
+
+
+def tell_odd(source: str, images: Any) -> None:
+    """Log if some of the images, evenly chosen, are all of one level or nearly black."""
+    if not len(images):
+        return
+    chosen = np.linspace(0, len(images) - 1, min(SAMPLE, len(images))).astype(int)
+    pixels = np.asarray(images[chosen])
+    low, high = int(pixels.min()), int(pixels.max())
+    if low == high or high < DARK:
+        odd = f"constant, {low}" if low == high else f"nearly black, at most {high}"
+        logging.getLogger(__name__).warning(
+            "%s: the pixels of %d images are %s of 255: are they what you expect?",
+            *(source, len(chosen), odd),
+        )
 
 
 def _level_counts(images: Any) -> np.ndarray:

@@ -5,9 +5,10 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
-from cxv_jax.data.images import checked
+from cxv_jax.data.image_files import Listed, checked
 from cxv_jax.data.splits import Split
-from cxv_jax.errors import InputError
+from cxv_jax.errors import InputError, reason
+from cxv_jax.machine import require_memory
 
 FOLDER = "tiny-imagenet-200"
 URL = "http://cs231n.stanford.edu/tiny-imagenet-200.zip"
@@ -31,7 +32,11 @@ class Files(NamedTuple):
             raise InputError(f"{self.place}: {name} is missing; download {URL} again")
         found = self.get(name)
         content = found if isinstance(found, bytes) else found.read_bytes()
-        return [line.split("\t") for line in content.decode().splitlines() if line.strip()]
+        return [
+            line.split("\t")
+            for line in content.decode(errors="replace").splitlines()
+            if line.strip()
+        ]
 
 
 def read(place: Path, on_bad_image: str) -> tuple[list[str], dict[str, Split]]:
@@ -51,14 +56,14 @@ def read(place: Path, on_bad_image: str) -> tuple[list[str], dict[str, Split]]:
     words = {line[0]: line[-1].split(",")[0] for line in files.text("words.txt")}
     wnids = sorted(line[0] for line in files.text("wnids.txt"))
     parts = {"train": _train(files), "val": _val(files)}
-    splits = {}
+    listed = {}
     for split, (names, labels) in parts.items():
         if unknown := sorted(set(labels) - set(wnids)):
             raise InputError(f"{files.place}: {split} has classes {unknown} that wnids.txt has not")
         images = [files.get(name) for name in names]
         numbers = [wnids.index(label) for label in labels]
-        splits[split] = checked(str(files.place), names, images, numbers, SIZE, on_bad_image)
-    return [words.get(wnid, wnid) for wnid in wnids], splits
+        listed[split] = Listed(str(files.place), names, images, numbers)
+    return [words.get(wnid, wnid) for wnid in wnids], checked(listed, SIZE, on_bad_image)
 
 
 def _open(place: Path) -> Files:
@@ -74,10 +79,15 @@ def _open(place: Path) -> Files:
         )
     try:
         archive = zipfile.ZipFile(file)
+        require_memory(file, sum(info.file_size for info in archive.infolist()))
         if damaged := archive.testzip():
             raise zipfile.BadZipFile(f"{damaged} is damaged")
-    except (zipfile.BadZipFile, OSError, EOFError) as error:
-        raise InputError(f"{file}: not a whole zip file ({error}); download {URL} again") from error
+    except InputError:
+        raise
+    except Exception as error:  # Damaged zip files raise nearly everything.
+        raise InputError(
+            f"{file}: not a whole zip file ({reason(error)}); download {URL} again"
+        ) from error
     names = (name.removeprefix(f"{FOLDER}/") for name in archive.namelist())
     return Files(file, _sorted(names), archive)
 
@@ -95,7 +105,13 @@ def _train(files: Files) -> tuple[list[str], list[str]]:
 
 def _val(files: Files) -> tuple[list[str], list[str]]:
     """``val/images/val_7.JPEG``, whose classes are in ``val/val_annotations.txt``."""
-    lines = files.text("val/val_annotations.txt")
+    annotations = "val/val_annotations.txt"
+    lines = files.text(annotations)
+    if bad := [line for line in lines if len(line) < 2]:
+        raise InputError(
+            f"{files.place}: {annotations} has a line without a tab, {bad[0][0][:80]!a}; expected "
+            f"FILE, tab, CLASS; download {URL} again"
+        )
     names = [f"val/images/{line[0]}" for line in lines]
     if missing := sorted(set(names) - set(files.names)):
         raise InputError(f"{files.place}: {missing[0]} is missing; download {URL} again")

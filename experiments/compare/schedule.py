@@ -57,8 +57,9 @@ def build(config: ConfigDict, dataset: Dataset, costs: dict[str, Any], which: Wh
 
     Without the handoff, phase one also gets the epochs of phase two, so that both kinds of run get
     the same number of epochs. ``config.training`` has what a system does in its own way, its
-    learning rate for example. With ``gem`` splits seed ``i`` takes split ``i``. A budget in images or seconds is turned into epochs, split over the
-    phases as the config's epochs are; seconds by the measured rate of the training step alone.
+    learning rate for example. With ``gem`` splits seed ``i`` takes split ``i``. A budget in images
+    or seconds is turned into epochs, split over the phases as the config's epochs are; seconds by
+    the measured rate of the training step alone.
 
     Args:
       config: of the comparison.

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cxv_jax.data import images as images_module
+from cxv_jax.data import image_files as images_module
 from cxv_jax.data.sources import load
 from cxv_jax.errors import InputError
 

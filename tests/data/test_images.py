@@ -1,14 +1,17 @@
 """Decoding image files: orientation, modes, crop and resize, against NumPy and jax.image."""
 
 import io
+import struct
 
 import jax
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 
-from cxv_jax.data.images import ImageFiles, Resized, decode, fit
+from cxv_jax.data.image_files import ImageFiles
+from cxv_jax.data.images import Resized, decode, fit
 from cxv_jax.data.sources import load
+from cxv_jax.errors import InputError
 
 RANDOM = np.random.default_rng(0).integers(0, 256, (24, 24, 3), np.uint8)
 
@@ -88,7 +91,7 @@ def test_modes(image, expected):
         expected = (GREY[..., None] * opacity + 255 * (1 - opacity)).repeat(3, -1)
     got = decode(packed(image), 24)
     assert got.dtype == np.uint8
-    assert abs(got - expected).max() <= 1
+    assert abs(got.astype(int) - expected).max() <= 1
 
 
 def test_a_transparent_palette_lies_on_white():
@@ -136,3 +139,66 @@ def test_any_source_can_be_resized():
     expected = jax.image.resize(native.images[5].astype(np.float32), (16, 16, 3), "linear")
     assert abs(got - np.asarray(expected)).max() <= 1.01
     np.testing.assert_array_equal(load("digits", image_size=8).splits["val"].images, native.images)
+
+
+def with_exif(jpeg: bytes, entries: list[tuple[int, int, bytes]], extra: bytes = b"") -> bytes:
+    """A JPEG with EXIF of these (tag, type, four bytes of value)."""
+    body = b"".join(struct.pack("<HHI", tag, kind, 1) + value for tag, kind, value in entries)
+    ifd = b"II*\0\x08\0\0\0" + struct.pack("<H", len(entries)) + body + bytes(4) + extra
+    return jpeg[:2] + b"\xff\xe1" + struct.pack(">H", len(ifd) + 8) + b"Exif\0\0" + ifd + jpeg[2:]
+
+
+@pytest.mark.parametrize("tag", [0x011A, 0x010F], ids=["0/0 resolution", "a number for a maker"])
+def test_broken_exif_refuses_no_picture_and_turns_it(tag):
+    jpeg = packed(RANDOM, "JPEG")
+    orientation = (0x0112, 3, struct.pack("<HH", 6, 0))
+    broken = (tag, 5, struct.pack("<I", 8 + 2 + 24 + 4))
+    got = decode(with_exif(jpeg, [orientation, broken], struct.pack("<II", 0, 0)), 24)
+    np.testing.assert_array_equal(got, np.rot90(decode(jpeg, 24), -1))
+
+
+def test_exif_that_is_none_refuses_no_picture():
+    jpeg = packed(RANDOM, "JPEG")
+    garbage = jpeg[:2] + b"\xff\xe1\0\x16Exif\0\0garbage garbag" + jpeg[2:]
+    np.testing.assert_array_equal(decode(garbage, 24), decode(jpeg, 24))
+
+
+@pytest.mark.parametrize("orientation", [3, 6])
+def test_tiffs_are_turned_once(orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    content = packed(RANDOM, "TIFF", exif=exif)
+    upright = ImageOps.exif_transpose(Image.open(io.BytesIO(content)))
+    np.testing.assert_array_equal(decode(content, 24), np.asarray(upright))
+
+
+@pytest.mark.parametrize("shape", [(30000, 1, 3), (1, 30000, 3), (3, 30000, 3)])
+def test_a_thin_picture_takes_no_more_memory_than_its_crop(shape):
+    pixels = np.random.default_rng(4).integers(0, 256, shape, np.uint8)
+    content = packed(pixels)
+    middle = [slice(max(0, n // 2 - 30), n // 2 + 30) for n in shape[:2]]
+    expected = fit(Image.fromarray(np.ascontiguousarray(pixels[tuple(middle)])), 60)
+    blocks = Image.core.get_stats()["allocated_blocks"]  # Pillow's own 16 MB blocks.
+    got = decode(content, 60)
+    assert Image.core.get_stats()["allocated_blocks"] - blocks < 8
+    np.testing.assert_array_equal(got, np.asarray(expected))
+
+
+def test_formats_that_start_programs_are_never_opened(tmp_path, monkeypatch):
+    from PIL import EpsImagePlugin
+
+    started = []
+    monkeypatch.setattr(EpsImagePlugin, "Ghostscript", lambda *a, **k: started.append(a))
+    path = tmp_path / "x.png"
+    Image.fromarray(RANDOM).save(path, "EPS")
+    with pytest.raises(Exception, match="cannot identify"):
+        decode(path, 24)
+    assert not started
+
+
+def test_more_pixels_than_the_limit_are_refused_before_they_are_decoded(monkeypatch):
+    monkeypatch.setattr("cxv_jax.data.images.MAX_PIXELS", 575)
+    png, jpeg = packed(RANDOM), packed(np.tile(RANDOM, (4, 4, 1)), "JPEG")
+    with pytest.raises(InputError, match="24 x 24 pixels, at most 575"):
+        decode(png, 24)
+    assert decode(jpeg, 6).shape == (6, 6, 3)  # Reduced as it is read.

@@ -1,5 +1,9 @@
 """The npz source: every accepted form of pixels, and every refused one."""
 
+import io
+import logging
+import zipfile
+
 import numpy as np
 import pytest
 
@@ -146,3 +150,59 @@ def test_damaged_files(tmp_path, save):
     path.unlink()
     with pytest.raises(InputError, match="bad.npz: no such file"):
         load(source)
+
+
+@pytest.mark.parametrize("keys", ["medmnist", "ours"])
+def test_medmnist_files_are_read(tmp_path, keys):
+    prefixes = {"train": "train_" if keys == "medmnist" else "", "val": "val_", "test": "test_"}
+    arrays = {f"{p}images": IMAGES[..., 0] // (1 + len(s)) for s, p in prefixes.items()}
+    arrays |= {f"{p}labels": LABELS[:, None].astype(np.uint8) for p in prefixes.values()}
+    dataset = load(write(tmp_path / "a.npz", np.savez_compressed, **arrays))
+    for name, split in dataset.splits.items():
+        grey = IMAGES[..., :1].repeat(3, -1) // (1 + len(name))
+        np.testing.assert_array_equal(split.images[np.arange(20)], grey)
+        assert split.labels.tolist() == LABELS.tolist()
+
+
+def test_labels_may_count_from_1(tmp_path, caplog):
+    with caplog.at_level(logging.WARNING):
+        dataset = load(write(tmp_path / "a.npz", images=IMAGES, labels=LABELS + 1))
+    assert dataset.class_names == ("1", "2")
+    assert np.bincount(dataset.splits["train"].labels).min() > 0
+    assert "labels count from 1" in caplog.text
+    named = dict(class_names=np.array(["a", "b"]))
+    with pytest.raises(InputError, match="subtract 1 if they count from 1"):
+        load(write(tmp_path / "b.npz", images=IMAGES, labels=LABELS + 1, **named))
+
+
+@pytest.mark.parametrize("largest", [20, 10**7, 2**31 - 1])
+def test_labels_beyond_the_number_of_images_are_refused_at_once(tmp_path, largest):
+    labels = LABELS.copy()
+    labels[3] = largest
+    with pytest.raises(InputError, match=f"labels go up to {largest}, but there are 20 images"):
+        load(write(tmp_path / "a.npz", images=IMAGES, labels=labels))
+
+
+def test_more_class_names_than_images_are_refused_at_once(tmp_path):
+    names = np.full(10**6, "a")
+    source = write(tmp_path / "a.npz", images=IMAGES, labels=LABELS, class_names=names)
+    with pytest.raises(InputError, match="1000000 class_names, but there are 20 images"):
+        load(source)
+
+
+def test_a_small_file_that_unpacks_to_more_than_the_memory_is_refused(tmp_path, monkeypatch):
+    source = write(tmp_path / "a.npz", np.savez_compressed, images=IMAGES * 0, labels=LABELS)
+    monkeypatch.setattr("cxv_jax.machine.available_memory", lambda: 1000)
+    with pytest.raises(InputError, match="a.npz: unpacked it takes .* GB of memory are free"):
+        load(source)
+
+
+@pytest.mark.parametrize("kind", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
+def test_a_header_that_claims_more_than_the_file_holds_is_refused(tmp_path, kind):
+    header = io.BytesIO()
+    shape = {"shape": (10**6, 10**4, 10**4, 3), "fortran_order": False, "descr": "|u1"}
+    np.lib.format.write_array_header_1_0(header, shape)
+    with zipfile.ZipFile(tmp_path / "a.npz", "w", kind) as archive:
+        archive.writestr("images.npy", header.getvalue() + bytes(100))
+    with pytest.raises(InputError, match="images.npy does not have the size that its header says"):
+        load(f"npz:{tmp_path}/a.npz")

@@ -161,3 +161,5 @@ def test_unknown_sources_and_options():
         load("digits", on_bad_image="ignore")
     with pytest.raises(InputError, match="image_size"):
         load("digits", image_size=-1)
+    with pytest.raises(InputError, match="image_size: expected 0 to 4096, got 1000000"):
+        load("digits", image_size=10**6)

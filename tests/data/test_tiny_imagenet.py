@@ -102,6 +102,8 @@ def with_(name, content):
         (without("val/val_annotations.txt"), "val/val_annotations.txt is missing"),
         (without("val/images/val_3.JPEG"), "val/images/val_3.JPEG is missing"),
         (with_("val/val_annotations.txt", b"val_0.JPEG\tn07\t0"), r"val has classes \['n07'\]"),
+        (with_("val/val_annotations.txt", b"val_0.JPEG n01"), "has a line without a tab"),
+        (with_("val/val_annotations.txt", b"val_0.JPEG\t\xff\xfe"), "val has classes"),
         (with_("train/n08/images/n08_0.JPEG", jpeg(0)), r"train has classes \['n08'\]"),
         (
             with_("train/n02/images/n02_1.JPEG", jpeg(1)[:500]),
@@ -144,3 +146,10 @@ def test_the_real_subset(tmp_path, real_tiny_imagenet):
     assert dataset.class_names[:2] == ("goldfish", "American alligator")
     means = dataset.splits["train"].images.mean((0, 1, 2)) / 255
     np.testing.assert_allclose(means, [0.4758, 0.4498, 0.3985], atol=3e-4)
+
+
+def test_an_archive_that_unpacks_to_more_than_the_memory_is_refused(tmp_path, monkeypatch):
+    path = write_zip(tmp_path, small())
+    monkeypatch.setattr("cxv_jax.machine.available_memory", lambda: 10_000)
+    with pytest.raises(InputError, match=f"{path}: unpacked it takes"):
+        load("tiny_imagenet", data_dir=str(tmp_path))
