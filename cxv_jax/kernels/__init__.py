@@ -1,7 +1,7 @@
 """Operations whose formulation decides speed and memory; each says why it is written as it is.
 
 Every one has a plain equivalent that the tests compare it with. The choices were made on a CPU;
-``python -m experiments.benchmark --against=torch`` measures the whole step. On a GPU they are
+``python -m benchmarks.against_torch`` measures the whole step. On a GPU they are
 unmeasured.
 """
 
