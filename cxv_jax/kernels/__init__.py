@@ -1,8 +1,7 @@
 """Operations whose formulation decides speed and memory; each says why it is written as it is.
 
 Every one has a plain equivalent that the tests compare it with. The choices were made on a CPU;
-``python -m benchmarks.against_torch`` measures the whole step. On a GPU they are
-unmeasured.
+``python -m benchmarks.against_torch`` measures the whole step. On a GPU they are unmeasured.
 """
 
 from cxv_jax.kernels.depthwise import depthwise_convolution
