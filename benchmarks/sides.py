@@ -3,9 +3,11 @@
 As a program this is one side of ``side_by_side``.
 """
 
+import json
 import os
 import resource
 import statistics
+import sys
 import time
 from collections.abc import Callable
 from typing import Any, NamedTuple

@@ -18,7 +18,7 @@ from cxv_jax import models
 from cxv_jax.errors import InputError
 from cxv_jax.profile import count_parameters
 
-# Trainable at 10 and at 100 classes, and what torchsummary prints at 10 (spec/baselines.md 8).
+# Trainable at 10 and at 100 classes, and what torchsummary prints at 10 (docs/sources.md).
 COUNTS = {
     "cpv": (1_345_994, 1_357_604, 1_344_714),
     "cnv": (1_344_734, 1_356_344, 1_343_454),
@@ -263,7 +263,7 @@ def moments(leaf: jax.Array) -> tuple[float, float, float]:
     return float(leaf.mean()), deviation, float(jnp.abs(leaf).max()) / max(deviation, 1e-30)
 
 
-# Leaf, expected deviation, uniform or not (spec/baselines.md, "Init" of each system).
+# Leaf, expected deviation, uniform or not: how the original of each system draws it.
 INITIAL = {
     "hybrid_vil": [
         ("embed/conv_1/kernel", (3 * 32 * 9) ** -0.5, True),

@@ -21,7 +21,7 @@ def random_projection(
     Each block is ``Q^T`` of a Gaussian ``head_dim x head_dim`` matrix's QR factorisation with a
     positive diagonal of ``R``; row ``j`` is scaled by the norm of an independent ``N(0, I)``
     vector, so that it is Gaussian by itself (Choromanski et al. 2021, arXiv 2009.14794, section
-    3.2). Difference: CPV's code keeps LAPACK's signs, which makes the kernel's estimate biased.
+    2.4). Difference: CPV's code keeps LAPACK's signs, which makes the kernel's estimate biased.
 
     Args:
       rng: random key.

@@ -15,8 +15,8 @@ from cxv_jax.kernels.recompute import recomputed
 def channel_norm(x: Array, scale: Array, bias: Array) -> Array:
     """``(x - mu) / (sigma + 1e-5) * scale + bias`` over the last axis, in float32 inside.
 
-    The epsilon is outside the root, as in CXV's code (spec section 2). Where ``sigma`` is 0 the
-    gradient with respect to ``x`` is 0; the reference's is NaN there.
+    The epsilon is outside the root, as in CXV's code (``CPV.py``, see docs/sources.md). Where
+    ``sigma`` is 0 the gradient with respect to ``x`` is 0; the reference's is NaN there.
 
     Args:
       x: ``[..., channels]``.

@@ -20,7 +20,7 @@ from cxv_jax.models.resnet import ResNet
 from cxv_jax.models.vit import ViT
 
 # A name is a module class with the arguments that make it what it is: sizes and dropout rates are
-# those of CIFAR-10 in spec/cxv.md and spec/baselines.md.
+# those that docs/sources.md traces to papers and code for CIFAR-10.
 MODELS: dict[str, partial[Any]] = {
     "cpv": partial(CXV, mixer="performer", attention_dropout=0.5),
     "cnv": partial(CXV, mixer="nystrom", attention_dropout=0.5),

@@ -28,8 +28,8 @@ class CCT(nn.Module):
     *normalised* stream: ``x = attend(norm(x)) + x; x = norm(x); x = mlp(x) + x``.
     Cost: quadratic in tokens. Sine positions run at any height and width.
 
-    Source: the authors' code (spec/baselines.md section 5). The truncation of its normal
-    initialisation lies at 100 (positions: 10) deviations and is left out.
+    Source: SHI-Labs/Compact-Transformers, ``src/cct.py`` (docs/sources.md). The truncation of
+    its normal initialisation lies at 100 (positions: 10) deviations and is left out.
 
     Attributes:
       num_classes: width of the head.

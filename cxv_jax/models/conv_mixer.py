@@ -18,8 +18,8 @@ class ConvMixer(nn.Module):
     ``x = bn(gelu(patches(image)))``; each block ``x = bn(gelu(depthwise(x))) + x;
     x = bn(gelu(x W + b))``; ``logits = mean_pixels(x) W + b``. Runs at any height and width.
 
-    Source: the authors' code (spec/baselines.md section 3). Pixels that fill no whole patch at
-    the right and bottom are not seen, as there.
+    Source: section 2 of the paper; locuslab/convmixer, ``convmixer.py`` (docs/sources.md). Pixels
+    that fill no whole patch at the right and bottom are not seen, as there.
 
     Attributes:
       num_classes: width of the head.

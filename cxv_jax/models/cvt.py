@@ -23,9 +23,9 @@ class CvT(nn.Module):
     ``logits = norm(x_cls) W + b``. No positions: runs at any height and width. Cost: quadratic
     in pixels.
 
-    Source: vit-pytorch, which CXV's authors compare with, and (``original``) microsoft/CvT
-    (spec/baselines.md sections 6 and 7). The authors' 2021 copy of the first divides by
-    ``sqrt(var) + 1e-5``; this is today's ``sqrt(var + 1e-5)``.
+    Source: lucidrains/vit-pytorch, ``vit_pytorch/cvt.py``, which CXV's authors compare with, and
+    (``original``) microsoft/CvT, ``lib/models/cls_cvt.py`` (docs/sources.md). The authors' 2021
+    copy of the first divides by ``sqrt(var) + 1e-5``; this is today's ``sqrt(var + 1e-5)``.
 
     Attributes:
       original: class token, QuickGELU, own convolutions for key and value, biases, attention

@@ -22,8 +22,9 @@ class CXV(nn.Module):
     there is no class token, no position embedding and no final norm, so the same weights run at
     any height and width. Cost: linear in the number of pixels.
 
-    Source: the authors' code (spec section 2). Differences: query, key and value come from one
-    fused product; ``stabilizer="example"`` keeps the images of a batch independent.
+    Source: pranavphoenix/CXV, ``CPV.py``, ``CNV.py``, ``CLTV.py`` (docs/sources.md). Differences:
+    query, key and value come from one fused product (CNV's already do);
+    ``stabilizer="example"`` keeps the images of a batch independent.
 
     Attributes:
       mixer: ``"performer"`` (CPV), ``"nystrom"`` (CNV) or ``"linear"`` (CLTV).

@@ -36,7 +36,8 @@ class MlpMixer(nn.Module):
     :class:`TokenMlp`, ``logits = mean_tokens(norm(x)) W + b``. No positions, no class token: the
     weights over the tokens fit one image size.
 
-    Source: VisionXformer's models (spec/baselines.md section 2).
+    Source: pranavphoenix/VisionXformer, ``Models/MLPMixer.py`` and ``Models/HybridMLPMixer.py``
+    (docs/sources.md).
 
     Attributes:
       num_classes: width of the head.

@@ -19,8 +19,8 @@ class ResNet(nn.Module):
     Stem, four stages of blocks with stride 2 between the stages, mean over the pixels, head.
     Runs at any height and width.
 
-    Source: kuangliu's pytorch-cifar (spec/baselines.md section 4); its 4x4 average pool equals
-    the global mean at 32x32.
+    Source: kuangliu/pytorch-cifar, ``models/resnet.py`` (docs/sources.md); its 4x4 average pool
+    equals the global mean at 32x32.
 
     Attributes:
       num_classes: width of the head.

@@ -36,7 +36,8 @@ class TokenTrunk(nn.Module):
     ``x = [cls_token, embed(image)] + pos_embedding``, ``depth`` times
     :class:`~cxv_jax.models.trunk.Block`, ``logits = norm(x_0) W + b``.
 
-    Source: VisionXformer's models (spec/baselines.md section 1).
+    Source: pranavphoenix/VisionXformer, ``Models/ViT.py`` and ``Models/HybridViT.py``
+    (docs/sources.md).
 
     Attributes:
       num_classes: width of the head.
@@ -132,11 +133,12 @@ class TokenTrunk(nn.Module):
 class ViT(TokenTrunk):
     """ViT and its X-formers: attention by name, everything else from :class:`TokenTrunk`.
 
-    Source: VisionXformer's models (spec/baselines.md sections 1a to 1d). Differences: the plain
-    ViN takes its number of heads from ``num_heads``; the output projection is there even for one
-    head as wide as the token; ViL has no dropout of attention weights (its rate was 0);
-    ``stabilizer="example"`` keeps the images of a batch independent; the rotary models do not
-    carry the position embedding that some of them own and never use.
+    Source: pranavphoenix/VisionXformer, ``Models/ViT.py``, ``ViL.py``, ``ViN.py``, ``ViP.py`` and
+    their hybrid and RoPE forms (docs/sources.md). Differences: the plain ViN takes its number of
+    heads from ``num_heads``; the output projection is there even for one head as wide as the
+    token; ViL has no dropout of attention weights (its rate was 0); ``stabilizer="example"`` keeps
+    the images of a batch independent; the rotary models do not carry the position embedding that
+    some of them own and never use.
 
     Attributes:
       mixer: ``"softmax"`` (ViT), ``"linformer"`` (ViL), ``"nystrom"`` (ViN) or ``"performer"``

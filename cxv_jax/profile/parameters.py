@@ -23,7 +23,8 @@ def count_parameters(variables: Mapping[str, Any]) -> tuple[int, int]:
     Returns:
       ``(trainable, torchsummary)``: all of them, and the number the tool ``torchsummary`` prints
       for the PyTorch original, as most published tables have it: it leaves out class tokens,
-      learned positions, Linformer's projections and channel norms (spec/baselines.md section 8).
+      learned positions, Linformer's projections and channel norms. Where the published counts
+      stand: docs/sources.md.
 
     Example:
       >>> import jax

@@ -20,8 +20,8 @@ def from_torch(model: nn.Module, state_dict: Mapping[str, Any]) -> dict[str, Any
     """Turn a PyTorch ``state_dict`` of the published code into variables of ``model``.
 
     Layouts: convolution ``(out, in, y, x) -> (y, x, in, out)``, linear ``(out, in) -> (in, out)``;
-    query, key and value are joined into the fused ``qkv``. The key names are those of
-    ``spec/cxv.md`` section 8 and ``spec/baselines.md``.
+    query, key and value are joined into the fused ``qkv``. The key names are those of the
+    repositories in docs/sources.md.
 
     Args:
       model: a module from ``cxv_jax.models.create`` with the sizes of the weights.
