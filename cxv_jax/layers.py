@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, Literal
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -10,10 +10,7 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float
 
-from cxv_jax import attention
 from cxv_jax.kernels import channel_norm, conv_3x3, depthwise_convolution, dropout, gelu
-
-AttentionFn = Callable[..., Array]
 
 # PyTorch's settings. The running variance is the batch's own, PyTorch's is n / (n - 1) times it.
 LayerNorm = partial(nn.LayerNorm, epsilon=1e-5, use_fast_variance=False)
@@ -168,107 +165,6 @@ class DropPath(nn.Module):
         shape = (x.shape[0],) + (1,) * (x.ndim - 1)
         keep = jax.random.bernoulli(self.make_rng("dropout"), 1 - self.rate, shape)
         return jnp.where(keep, x / (1 - self.rate), 0).astype(x.dtype)
-
-
-class Performer(nn.Module):
-    """:func:`attention.performer_attention` with its projection kept in ``constants``."""
-
-    num_features: int = 0  # 0: int(head_dim ln head_dim).
-    stabilizer: Literal["example", "batch"] = "example"
-
-    @nn.compact
-    def __call__(self, query: Array, key: Array, value: Array) -> Array:
-        """Attend on ``[..., length, heads, head_dim]``."""
-        head_dim = query.shape[-1]
-        features = self.num_features or attention.default_num_features(head_dim)
-        projection = self.variable(
-            "constants",
-            "projection",
-            lambda: attention.random_projection(self.make_rng("params"), features, head_dim),
-        )
-        return attention.performer_attention(
-            query, key, value, projection=projection.value, stabilizer=self.stabilizer
-        )
-
-
-class Nystrom(nn.Module):
-    """:func:`attention.nystrom_attention` plus a depthwise convolution of the values."""
-
-    num_landmarks: int = 64
-    pinv_iterations: int = 6
-    residual_kernel: int = 33
-    stabilizer: Literal["example", "batch"] = "example"
-
-    @nn.compact
-    def __call__(self, query: Array, key: Array, value: Array) -> Array:
-        """Attend on ``[..., length, heads, head_dim]``."""
-        out = attention.nystrom_attention(
-            query,
-            key,
-            value,
-            num_landmarks=self.num_landmarks,
-            pinv_iterations=self.pinv_iterations,
-            stabilizer=self.stabilizer,
-        )
-        # variance_scaling would count the heads into the fan-in: each head has its own kernel.
-        taps, bound = self.residual_kernel, bias_init(self.residual_kernel)
-        kernel = self.param("residual", bound, (taps, value.shape[-2]))
-        return out + attention.token_convolution(value, kernel)
-
-
-class MultiHeadAttention(nn.Module):
-    """Project to query, key and value, attend, join the heads, project back.
-
-    ``out = concat_h(attend(q_h, k_h, v_h)) W_out + b_out``. Works on tokens ``[batch, length,
-    channels]`` and on maps ``[batch, height, width, channels]`` (tokens in raster order). The inner
-    width ``num_heads * head_dim`` does not depend on the channels. Query, key and value come from
-    one fused product ``qkv``, ordered (query, key, value), each head-major.
-
-    With ``local`` each head's output gets ``depthwise_3x3(v)`` added, so that a linear attention
-    sees the neighbourhood too; with ``gate`` the joined heads are multiplied by ``silu(W_g x)``
-    before ``W_out``, which raises the rank of what a linear attention can say (both as in Han et
-    al. 2024, arXiv 2405.16605). Both work for any ``attend``.
-
-    Attributes:
-      attend: a function or a Flax module, ``(query, key, value) -> out`` on
-        ``[batch, length, heads, head_dim]``.
-      kernel_size: 1 for a dense projection, larger for a convolution (maps only).
-    """
-
-    num_heads: int
-    head_dim: int
-    attend: AttentionFn
-    kernel_size: int = 1
-    qkv_bias: bool = True
-    dropout: float = 0.0
-    dtype: Any = jnp.float32
-    init_std: float | None = None  # As in Dense.
-    local: bool = False  # Maps only.
-    gate: bool = False
-
-    @nn.compact
-    def __call__(
-        self, x: Float[Array, "batch *length channels"], *, train: bool
-    ) -> Float[Array, "batch *length channels"]:
-        """Apply to tokens or a map."""
-        inner, lead = self.num_heads * self.head_dim, x.shape[:-1]
-        qkv = self._projection(3 * inner, self.qkv_bias, "qkv")(x)
-        heads = (lead[0], -1, self.num_heads, self.head_dim)
-        # split, not indexing: its gradient is one concatenation, not three padded sums; and of two
-        # dimensions, as Dense: the concatenation then needs no other layout.
-        parts = jnp.split(qkv.reshape(-1, 3 * inner), 3, axis=-1)
-        out = self.attend(*(part.reshape(heads) for part in parts)).reshape(*lead, inner)
-        if self.local:
-            out += DepthwiseConv(3, dtype=self.dtype, name="local")(parts[2].reshape(out.shape))
-        if self.gate:
-            out *= nn.silu(self._projection(inner, True, "gate")(x))
-        out = self._projection(x.shape[-1], True, "out")(out)
-        return Dropout(self.dropout)(out, train=train)
-
-    def _projection(self, features: int, use_bias: bool, name: str) -> nn.Module:
-        if self.kernel_size == 1:
-            return Dense(features, use_bias, self.dtype, self.init_std, name=name)
-        return Conv(features, self.kernel_size, use_bias=use_bias, dtype=self.dtype, name=name)
 
 
 class Mlp(nn.Module):

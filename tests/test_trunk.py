@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from cxv_jax.layers import DropPath
-from cxv_jax.models.trunk import Softmax
+from cxv_jax.mixers import Softmax
 
 
 def test_drop_path_drops_whole_examples() -> None:

@@ -1,6 +1,6 @@
 """Compact convolutional transformer: a convolutional tokenizer and sequence pooling."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Literal
 
@@ -12,9 +12,11 @@ from jax import Array
 from jaxtyping import Float
 
 from cxv_jax.errors import InputError
-from cxv_jax.layers import Dense, Dropout, LayerNorm, MultiHeadAttention
-from cxv_jax.models.remat import run_layers
-from cxv_jax.models.trunk import Block, ConvEmbed, Softmax, check_images
+from cxv_jax.layers import Dense, Dropout, LayerNorm
+from cxv_jax.mixers import MultiHeadAttention, Softmax
+from cxv_jax.models.embed import ConvEmbed, check_images
+from cxv_jax.models.remat import run_block
+from cxv_jax.models.trunk import Block
 
 INIT_STD = 0.02  # Of every dense product.
 kaiming_normal = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
@@ -90,9 +92,8 @@ class CCT(nn.Module):
         x = self._tokenizer()(images.astype(self.dtype))  # [batch, tokens, embed_dim]
         x = Dropout(self.dropout)(x + self._positions(x).astype(x.dtype), train=train)
         for i, rate in enumerate(np.linspace(0, self.drop_path, self.depth)):
-            name = f"block_{i}"
-            block = partial(self._block, name, float(rate), train)
-            x = run_layers(self, [name], block, x, again=self.remat == "block")
+            block = partial(self._block(float(rate), train), name=f"block_{i}")
+            x = run_block(self, block, x, train=train, again=self.remat == "block")
         x = LayerNorm(name="head_norm")(x.astype(jnp.float32))
         weights = jax.nn.softmax(Dense(1, init_std=INIT_STD, name="pool")(x), axis=1)
         return Dense(self.num_classes, init_std=INIT_STD, name="head")((weights * x).sum(1))
@@ -126,33 +127,31 @@ class CCT(nn.Module):
             return jnp.asarray(_sine_table(*x.shape[1:]))
         return self.param("pos_embedding", nn.initializers.normal(0.2), (1, *x.shape[1:]))
 
-    @nn.nowrap
-    def _block(self, name: str, drop_path: float, train: bool, x: Array) -> Array:
+    def _block(self, drop_path: float, train: bool) -> Callable[..., nn.Module]:
         if self.embed_dim % self.num_heads:
             raise InputError(
                 f"num_heads must divide embed_dim {self.embed_dim}, got {self.num_heads}"
             )
-        attention = MultiHeadAttention(
+        attention = partial(
+            MultiHeadAttention,
             num_heads=self.num_heads,
             head_dim=self.embed_dim // self.num_heads,
-            attend=Softmax(dropout=self.attention_dropout if train else 0.0, parent=None),
+            attend=partial(Softmax, dropout=self.attention_dropout if train else 0.0),
             qkv_bias=False,
             dropout=self.dropout,
             init_std=INIT_STD,
             dtype=self.dtype,
-            parent=None,
         )
-        block = Block(
+        return partial(
+            Block,
             attention,
             int(self.mlp_ratio * self.embed_dim),
-            self.dropout,
-            drop_path,
+            dropout=self.dropout,
+            drop_path=drop_path,
             keep_normed=True,
             init_std=INIT_STD,
             dtype=self.dtype,
-            name=name,
         )
-        return block(x, train=train)
 
 
 def _sine_table(length: int, channels: int) -> np.ndarray:

@@ -9,7 +9,7 @@ from jaxtyping import Float
 
 from cxv_jax.errors import InputError
 from cxv_jax.layers import BatchNorm, Conv, Dense, DepthwiseConv, gelu
-from cxv_jax.models.trunk import check_images
+from cxv_jax.models.embed import check_images
 
 
 class ConvMixer(nn.Module):

@@ -1,6 +1,7 @@
 """Convolutional vision transformer (CvT), in the two forms in use: stages of shrinking maps."""
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import flax.linen as nn
@@ -12,7 +13,8 @@ from jaxtyping import Float
 
 from cxv_jax.errors import InputError
 from cxv_jax.layers import BatchNorm, Conv, Dense, DepthwiseConv, LayerNorm, gelu
-from cxv_jax.models.trunk import Block, check_images
+from cxv_jax.models.embed import check_images
+from cxv_jax.models.trunk import Block
 
 
 class CvT(nn.Module):
@@ -114,8 +116,7 @@ class CvT(nn.Module):
             dtype=self.dtype,
             name=f"embed_{stage}",
         )
-        norm = LayerNorm if self.original else PixelNorm
-        return norm(dtype=self.dtype, name=f"embed_norm_{stage}")(conv(x))
+        return LayerNorm(dtype=self.dtype, name=f"embed_norm_{stage}")(conv(x))
 
     def _with_class_token(self, tokens: Array) -> Array:
         batch, _, channels = tokens.shape
@@ -125,7 +126,8 @@ class CvT(nn.Module):
 
     def _block(self, stage: int, index: int, grid: tuple[int, int], drop_path: float) -> Block:
         channels, heads = self.embed_dims[stage], self.num_heads[stage]
-        mix = ConvAttention(
+        mix = partial(
+            ConvAttention,
             grid=grid,
             num_heads=heads,
             head_dim=self.head_dim or channels // heads,
@@ -136,13 +138,11 @@ class CvT(nn.Module):
             scale=channels**-0.5 if self.original else None,
             init_std=self._init_std,
             dtype=self.dtype,
-            parent=None,
         )
         return Block(
             mix,
             int(self.mlp_ratios[stage] * channels),
             drop_path=drop_path,
-            norm=LayerNorm if self.original else PixelNorm,
             activation=quick_gelu if self.original else gelu,
             init_std=self._init_std,
             dtype=self.dtype,
@@ -211,20 +211,6 @@ class ConvAttention(nn.Module):
         pixels = norm(conv(pixels)).reshape(batch, -1, channels)
         x = jnp.concatenate([x[:, :in_front], pixels], axis=1)
         return Dense(features, self.qkv_bias, self.dtype, self.init_std, name=name)(x)
-
-
-class PixelNorm(nn.Module):
-    """``layers.LayerNorm`` one level deeper: vit-pytorch's own class, which torchsummary misses.
-
-    ``profile.count_parameters`` tells it from a LayerNorm by that level.
-    """
-
-    dtype: Any = jnp.float32
-
-    @nn.compact
-    def __call__(self, x: Float[Array, "*batch channels"]) -> Float[Array, "*batch channels"]:
-        """Apply to ``[..., channels]``."""
-        return LayerNorm(dtype=self.dtype, name="pixel")(x)
 
 
 def quick_gelu(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:

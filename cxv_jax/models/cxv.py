@@ -1,7 +1,8 @@
 """Convolutional X-formers (arXiv 2201.10271): one trunk; CPV, CNV and CLTV differ in the mixer."""
 
+from collections.abc import Callable
 from functools import partial
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -9,9 +10,10 @@ from jax import Array
 from jaxtyping import Float
 
 from cxv_jax.attention import linear_attention
-from cxv_jax.errors import InputError
-from cxv_jax.layers import ChannelNorm, Conv, Dense, Mlp, MultiHeadAttention, Nystrom, Performer
-from cxv_jax.models.remat import run_layers
+from cxv_jax.layers import ChannelNorm, Conv, Dense, Mlp
+from cxv_jax.mixers import MultiHeadAttention, Nystrom, Performer
+from cxv_jax.models.embed import check_images
+from cxv_jax.models.remat import run_block
 
 
 class CXV(nn.Module):
@@ -76,70 +78,87 @@ class CXV(nn.Module):
         Raises:
           InputError: (a ``ValueError``) for an empty or too small image.
         """
-        _check_size(images, max(3, self.embed_stride**self.depth))
+        check_images(images, smallest=max(3, self.embed_stride**self.depth))
         x = images.astype(self.dtype)
         x = Conv(self.embed_dim // 2 // 2, dtype=self.dtype, name="stem_0")(x)
         x = Conv(self.embed_dim // 2, dtype=self.dtype, name="stem_1")(x)
+        block = partial(
+            CXVBlock,
+            partial(Conv, self.embed_dim, self.embed_kernel, self.embed_stride, dtype=self.dtype),
+            self._mixer(),
+            int(self.mlp_ratio * self.embed_dim),
+            dropout=self.dropout,
+            dtype=self.dtype,
+            remat_attention=self.remat == "attention",
+        )
         for i in range(self.depth):
-            names = [f"{layer}_{i}" for layer in ("embed", "norm", "attention", "mlp")]
-            block = partial(self._block, i, train)
-            x = run_layers(self, names, block, x, again=self.remat == "block")
+            x = run_block(
+                self,
+                partial(block, index=i, name=f"block_{i}"),
+                x,
+                train=train,
+                again=self.remat == "block",
+                names=[f"{layer}_{i}" for layer in CXVBlock.LAYERS],
+            )
         pooled = x.astype(jnp.float32).mean((1, 2))
         return Dense(self.num_classes, name="head")(pooled)
 
-    # Not wrapped by Flax: submodules made here belong to the module whose call is running.
-    @nn.nowrap
-    def _block(self, i: int, train: bool, x: Array) -> Array:
-        conv = Conv(
-            self.embed_dim,
-            self.embed_kernel,
-            self.embed_stride,
-            dtype=self.dtype,
-            name=f"embed_{i}",
-        )
-        x = ChannelNorm(name=f"norm_{i}")(conv(x))
-        name = f"attention_{i}"
-        attend = partial(self._attend, name, train)
-        x = run_layers(self, [name], attend, x, again=self.remat == "attention") + x
-        hidden = int(self.mlp_ratio * self.embed_dim)
-        return Mlp(hidden, self.dropout, self.dtype, name=f"mlp_{i}")(x, train=train) + x
-
-    @nn.nowrap
-    def _attend(self, name: str, train: bool, x: Array) -> Array:
-        return self._mixer(name)(x, train=train)
-
-    @nn.nowrap
-    def _mixer(self, name: str) -> MultiHeadAttention:
+    def _mixer(self) -> Callable[..., nn.Module]:
         """What makes the three models different."""
-        heads: dict[str, Any] = dict(
+        heads = partial(
+            MultiHeadAttention,
             num_heads=self.num_heads,
             head_dim=self.head_dim,
             dropout=self.attention_dropout,
             dtype=self.dtype,
-            name=name,
         )
         if self.mixer == "performer":
-            attend = Performer(self.num_features, self.stabilizer, parent=None)
-            return MultiHeadAttention(attend=attend, **heads)
+            return partial(heads, attend=partial(Performer, self.num_features, self.stabilizer))
         if self.mixer == "nystrom":
-            nystrom = Nystrom(
+            nystrom = partial(
+                Nystrom,
                 self.num_landmarks,
                 self.pinv_iterations,
                 self.residual_kernel,
                 self.stabilizer,
-                parent=None,
             )
-            return MultiHeadAttention(attend=nystrom, qkv_bias=False, **heads)
-        return MultiHeadAttention(attend=linear_attention, kernel_size=3, **heads)
+            return partial(heads, attend=nystrom, qkv_bias=False)
+        return partial(heads, attend=linear_attention, kernel_size=3)
 
 
-def _check_size(images: Array, smallest: int) -> None:
-    if images.ndim != 4 or 0 in images.shape:
-        raise InputError(
-            f"expected non-empty images [batch, height, width, channels], got shape {images.shape}"
-        )
-    if min(images.shape[1:3]) < smallest:
-        raise InputError(
-            f"images of {images.shape[1]}x{images.shape[2]} pixels are too small for this model: "
-            f"each side needs at least {smallest} pixels; resize them or lower embed_stride"
-        )
+class CXVBlock(nn.Module):
+    """``x = norm(conv(x)); x = attend(x) + x; x = mlp(x) + x``.
+
+    Its layers are called ``embed_<index>`` and so on and stand beside those of other blocks, in
+    the scope of the model: so are the parameters of published checkpoints.
+
+    Attributes:
+      conv: makes the convolution.
+      mix: makes the attention.
+      hidden: hidden width of the MLP.
+      dropout: rate in the MLP.
+      index: of the block.
+      dtype: type of products.
+      remat_attention: whether the backward pass computes the attention again.
+    """
+
+    LAYERS: ClassVar[tuple[str, ...]] = ("embed", "norm", "attention", "mlp")
+
+    conv: Callable[..., nn.Module]
+    mix: Callable[..., nn.Module]
+    hidden: int
+    dropout: float = 0.0
+    index: int = 0
+    dtype: Any = jnp.float32
+    remat_attention: bool = False
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "batch height width channels"], *, train: bool
+    ) -> Float[Array, "batch out_height out_width features"]:
+        """Apply to ``[batch, height, width, channels]``."""
+        embed, norm, attention, mlp = (f"{layer}_{self.index}" for layer in self.LAYERS)
+        x = ChannelNorm(name=norm)(self.conv(name=embed)(x))
+        mix = partial(self.mix, name=attention)
+        x = run_block(self, mix, x, train=train, again=self.remat_attention) + x
+        return Mlp(self.hidden, self.dropout, self.dtype, name=mlp)(x, train=train) + x

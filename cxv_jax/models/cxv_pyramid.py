@@ -5,7 +5,6 @@ from functools import partial
 from typing import Any, Literal
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
@@ -14,23 +13,19 @@ from jaxtyping import Float
 from cxv_jax.attention import linear_attention
 from cxv_jax.errors import InputError
 from cxv_jax.layers import (
-    AttentionFn,
     BatchNorm,
     ChannelNorm,
     Conv,
     Dense,
     DepthwiseConv,
     DropPath,
-    MultiHeadAttention,
-    Nystrom,
-    Performer,
     gelu,
 )
-from cxv_jax.models.trunk import check_images
+from cxv_jax.mixers import Attend, MultiHeadAttention, Nystrom, Performer, Softmax
+from cxv_jax.models.embed import check_images
 
 Mixer = Literal["linear", "performer", "nystrom", "softmax", "none"]
 Norm = Literal["batch", "group", "channel"]
-Attend = Callable[[], AttentionFn]
 
 
 class CXVPyramid(nn.Module):
@@ -128,12 +123,11 @@ class CXVPyramid(nn.Module):
 
     @property
     def _attend(self) -> Attend | None:
-        """Makes the attention of a block, which then owns it."""
         makers: dict[str, Attend] = {
-            "linear": lambda: partial(linear_attention, rule=self.rule),
+            "linear": partial(linear_attention, rule=self.rule),
             "performer": Performer,
             "nystrom": partial(Nystrom, self.num_landmarks),
-            "softmax": lambda: jax.nn.dot_product_attention,
+            "softmax": Softmax,
         }
         return makers.get(self.mixer)
 
@@ -159,8 +153,8 @@ class PyramidBlock(nn.Module):
 
     Attributes:
       conv: makes the convolution.
-      attend: makes the attention, None for none.
-      num_heads, local, gate: as in :class:`~cxv_jax.layers.MultiHeadAttention`.
+      attend: as in :class:`~cxv_jax.mixers.MultiHeadAttention`; None for no attention.
+      num_heads, local, gate: as in :class:`~cxv_jax.mixers.MultiHeadAttention`.
       mlp_ratio, mlp_conv, drop_path, dtype: as in :class:`CXVPyramid`.
       residual: whether the convolution has a skip path.
     """
@@ -188,7 +182,7 @@ class PyramidBlock(nn.Module):
             attention = MultiHeadAttention(
                 self.num_heads,
                 channels // self.num_heads,
-                self.attend(),
+                self.attend,
                 local=self.local,
                 gate=self.gate,
                 dtype=self.dtype,

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float
 
-from cxv_jax.models.vit import TokenTrunk
+from cxv_jax.models.trunk import Mixer, TokenTrunk
 
 
 class FourierMix(nn.Module):
@@ -23,7 +23,7 @@ class FourierMix(nn.Module):
 
 
 class FNet(TokenTrunk):
-    """:class:`~cxv_jax.models.vit.TokenTrunk` with :class:`FourierMix` between the tokens."""
+    """:class:`~cxv_jax.models.trunk.TokenTrunk` with :class:`FourierMix` between the tokens."""
 
-    def _mixer(self) -> nn.Module:
-        return FourierMix(parent=None)
+    def _mixer(self) -> Mixer:
+        return FourierMix

@@ -10,8 +10,9 @@ from jax import Array
 from jaxtyping import Float
 
 from cxv_jax.layers import Dense, LayerNorm, Mlp
-from cxv_jax.models.remat import run_layers
-from cxv_jax.models.trunk import Block, check_images, vix_embed
+from cxv_jax.models.embed import check_images, vix_embed
+from cxv_jax.models.remat import run_block
+from cxv_jax.models.trunk import Block
 
 
 class TokenMlp(nn.Module):
@@ -86,15 +87,10 @@ class MlpMixer(nn.Module):
             self.stem_strides,
             self.dtype,
         )(images.astype(self.dtype))
+        mix = partial(TokenMlp, self.tokens_dim, self.dtype)
+        block = partial(Block, mix, self.channels_dim, dtype=self.dtype)
         for i in range(self.depth):
-            name = f"block_{i}"
-            x = run_layers(
-                self, [name], partial(self._block, name, train), x, again=self.remat == "block"
-            )
+            again = self.remat == "block"
+            x = run_block(self, partial(block, name=f"block_{i}"), x, train=train, again=again)
         x = LayerNorm(name="head_norm")(x.astype(jnp.float32))
         return Dense(self.num_classes, name="head")(x.mean(1))
-
-    @nn.nowrap
-    def _block(self, name: str, train: bool, x: Array) -> Array:
-        mix = TokenMlp(self.tokens_dim, self.dtype, parent=None)
-        return Block(mix, self.channels_dim, dtype=self.dtype, name=name)(x, train=train)

@@ -1,6 +1,7 @@
 """Layers that keep only their input for the backward pass, and compute the rest again there."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import flax.linen as nn
@@ -8,28 +9,34 @@ from jax import Array
 
 from cxv_jax.kernels import checkpoint
 
-Layers = Callable[[Array], Array]
 
-
-def run_layers(
-    module: nn.Module, names: Sequence[str], layers: Layers, x: Array, *, again: bool
+def run_block(
+    module: nn.Module,
+    block: partial[Any],
+    x: Array,
+    *,
+    train: bool,
+    again: bool,
+    names: Sequence[str] = (),
 ) -> Array:
-    """``layers(x)``; ``again`` with less memory: the same values, gradients and dropout masks.
+    """``block()(x, train=train)``; ``again`` with less memory: same values, gradients and masks.
 
-    ``nn.remat`` saves nothing on a CPU (see ``kernels.recompute``), and needs its layers in a
-    module of their own, which would change the names of the parameters.
+    ``nn.remat`` saves nothing on a CPU (see ``kernels.recompute``).
 
     Args:
-      module: the outermost one, in whose compact call this is.
-      names: of the submodules that ``layers`` makes when it is called.
-      layers: changes no variable.
+      module: the one in whose compact call this is.
+      block: makes the block, which changes no variable.
       x: floating-point.
-      again: keep nothing that ``layers`` computes for the backward pass.
+      train: as of ``module``.
+      again: keep nothing that the block computes for the backward pass.
+      names: of the variables' places in ``module`` where the block has not its own name's but
+        shares the module's scope.
     """
     if not again or module.is_initializing():
-        return layers(x)
+        return _run(module, block, x, train, bool(names))
+    places = names or [block.keywords["name"]]
     variables = {
-        collection: {name: tree[name] for name in names if name in tree}
+        collection: {name: tree[name] for name in places if name in tree}
         for collection, tree in module.variables.items()
     }
     # Flax derives the key of a layer from this one and the layer's path, equal inside.
@@ -37,17 +44,27 @@ def run_layers(
     rngs = {name: keys[name].as_jax_rng() for name in keys if name == "dropout"}
 
     def apply(variables: Any, rngs: dict[str, Array], x: Array) -> Array:
-        out: Any = _Part(layers, parent=None).apply(variables, x, rngs=rngs)
+        part = _Part(block, train, bool(names), parent=None)
+        out: Any = part.apply(variables, x, rngs=rngs)
         return out
 
     return checkpoint(apply, apart=False)(variables, rngs, x)
 
 
 class _Part(nn.Module):
-    """A module whose submodules are those of ``layers``, by the same names."""
+    """A module that holds the block as the first one does."""
 
-    layers: Layers
+    block: Callable[[], nn.Module]
+    train: bool
+    shares: bool
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        return self.layers(x)
+        return _run(self, self.block, x, self.train, self.shares)
+
+
+def _run(module: nn.Module, block: Callable[[], Any], x: Array, train: bool, shares: bool) -> Array:
+    layers = block()
+    if shares:
+        nn.share_scope(module, layers)
+    return layers(x, train=train)

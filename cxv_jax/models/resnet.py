@@ -10,7 +10,7 @@ from jaxtyping import Float
 
 from cxv_jax.errors import InputError
 from cxv_jax.layers import BatchNorm, Conv, Dense
-from cxv_jax.models.trunk import check_images
+from cxv_jax.models.embed import check_images
 
 
 class ResNet(nn.Module):

@@ -1,156 +1,26 @@
-"""What the comparison models share: embeddings, the pre-norm block, softmax attention."""
+"""What the comparison models share: the pre-norm block, and a trunk of them on tokens."""
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from functools import partial
+from typing import Any, Literal
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float
 
-from cxv_jax.errors import InputError
-from cxv_jax.layers import Conv, Dense, Dropout, DropPath, LayerNorm, Mlp, gelu, kernel_init
+from cxv_jax.layers import Dense, Dropout, DropPath, LayerNorm, Mlp, gelu
+from cxv_jax.models.embed import check_images, vix_embed
+from cxv_jax.models.remat import run_block
 
-
-def check_images(
-    images: Array, *, image_size: int | None = None, multiple: int = 1, smallest: int = 1
-) -> None:
-    """Refuse what a model cannot classify.
-
-    Args:
-      images: anything.
-      image_size: the only side length, in pixels, that fits; None: any.
-      multiple: both sides must be multiples of it.
-      smallest: the smallest side that fits.
-
-    Raises:
-      InputError: (a ``ValueError``) for images that are empty, no images, or of a wrong size.
-    """
-    if images.ndim != 4 or 0 in images.shape:
-        raise InputError(
-            f"expected non-empty images [batch, height, width, channels], got shape {images.shape}"
-        )
-    height, width = images.shape[1:3]
-    if image_size is not None and (height, width) != (image_size, image_size):
-        raise InputError(
-            f"this model was built for images of {image_size}x{image_size} pixels, got "
-            f"{height}x{width}: resize them, or create the model with image_size={height}"
-        )
-    if min(height, width) < smallest:
-        raise InputError(
-            f"images of {height}x{width} pixels are too small for this model: each side needs at "
-            f"least {smallest} pixels; resize them"
-        )
-    if height % multiple or width % multiple:
-        raise InputError(
-            f"images of {height}x{width} pixels cannot be cut into patches of "
-            f"{multiple}x{multiple}: resize them or change patch_size"
-        )
-
-
-class PatchEmbed(nn.Module):
-    """Cut squares of ``patch_size`` pixels and project each: one token a square."""
-
-    patch_size: int
-    features: int
-    dtype: Any = jnp.float32
-
-    @nn.compact
-    def __call__(
-        self, images: Float[Array, "batch height width channels"]
-    ) -> Float[Array, "batch tokens features"]:
-        """Apply to ``[batch, height, width, channels]``; tokens in raster order."""
-        batch, height, width, channels = images.shape
-        p = self.patch_size
-        x = images.reshape(batch, height // p, p, width // p, p, channels)
-        x = x.transpose(0, 1, 3, 2, 4, 5).reshape(batch, -1, p * p * channels)
-        return Dense(self.features, dtype=self.dtype, name="patches")(x)
-
-
-class ConvEmbed(nn.Module):
-    """Convolutions one after the other, each followed by ``then``: one token a pixel of the map."""
-
-    features: Sequence[int]
-    strides: Sequence[int]
-    kernel_size: int = 3
-    padding: int = 1
-    use_bias: bool = True
-    kernel_init: nn.initializers.Initializer = kernel_init
-    then: Callable[[Array], Array] = lambda x: x
-    dtype: Any = jnp.float32
-
-    @nn.compact
-    def __call__(
-        self, images: Float[Array, "batch height width channels"]
-    ) -> Float[Array, "batch tokens features"]:
-        """Apply to ``[batch, height, width, channels]``; tokens in raster order."""
-        x = images
-        for i, (width, stride) in enumerate(zip(self.features, self.strides, strict=True)):
-            conv = Conv(
-                width,
-                self.kernel_size,
-                stride,
-                self.padding,
-                use_bias=self.use_bias,
-                kernel_init=self.kernel_init,
-                dtype=self.dtype,
-                name=f"conv_{i}",
-            )
-            x = self.then(conv(x))
-        return x.reshape(x.shape[0], -1, x.shape[-1])  # [batch, height * width, features]
-
-
-def vix_embed(
-    hybrid: bool,
-    patch_size: int,
-    embed_dim: int,
-    stem_dims: Sequence[int],
-    stem_strides: Sequence[int],
-    dtype: Any,
-) -> nn.Module:
-    """Patches, or (``hybrid``) three 3x3 convolutions with nothing between them."""
-    if not hybrid:
-        return PatchEmbed(patch_size, embed_dim, dtype, name="embed")
-    if patch_size != 1:
-        raise InputError(
-            f"hybrid models embed by convolutions: patch_size must be 1, got {patch_size}; "
-            "use stem_strides for fewer tokens"
-        )
-    if len(stem_strides) != len(stem_dims) + 1:
-        raise InputError(
-            f"stem_strides needs {len(stem_dims) + 1} entries, one for each of stem_dims and one "
-            f"for embed_dim, got {tuple(stem_strides)}"
-        )
-    return ConvEmbed((*stem_dims, embed_dim), stem_strides, dtype=dtype, name="embed")
-
-
-class Softmax(nn.Module):
-    """``softmax(scale q k^T) v``, with dropout of the weights.
-
-    Cost: quadratic in length. A caller that does not train leaves ``dropout`` at 0.
-    """
-
-    scale: float | None = None  # None: head_dim^(-1/2).
-    dropout: float = 0.0
-
-    @nn.compact
-    def __call__(self, query: Array, key: Array, value: Array) -> Array:
-        """Attend on ``[batch, length, heads, head_dim]``."""
-        if self.dropout == 0:
-            return jax.nn.dot_product_attention(query, key, value, scale=self.scale)
-        scale = query.shape[-1] ** -0.5 if self.scale is None else self.scale
-        scores = jnp.einsum("bqhd,bkhd->bhqk", query, key, preferred_element_type=jnp.float32)
-        weights = jax.nn.softmax(scale * scores, axis=-1).astype(value.dtype)
-        weights = Dropout(self.dropout)(weights, train=True)
-        return jnp.einsum("bhqk,bkhd->bqhd", weights, value)
+Mixer = Callable[..., nn.Module]  # Takes a name.
 
 
 class Block(nn.Module):
     """``x = mix(norm(x)) + x; x = mlp(norm(x)) + x``.
 
     Attributes:
-      mix: what moves information between tokens, called ``mix(x, train=train)``.
+      mix: makes what moves information between tokens, called ``mix(x, train=train)``.
       hidden: hidden width of the MLP.
       dropout: rate in the MLP.
       drop_path: rate at which an example skips a branch.
@@ -161,7 +31,7 @@ class Block(nn.Module):
       dtype: type of products.
     """
 
-    mix: nn.Module
+    mix: Mixer
     hidden: int
     dropout: float = 0.0
     drop_path: float = 0.0
@@ -176,9 +46,104 @@ class Block(nn.Module):
         self, x: Float[Array, "batch tokens channels"], *, train: bool
     ) -> Float[Array, "batch tokens channels"]:
         """Apply to ``[batch, tokens, channels]``."""
-        mixed = self.mix(self.norm(dtype=self.dtype, name="norm_mix")(x), train=train)
+        normed = self.norm(dtype=self.dtype, name="norm_mix")(x)
+        mixed = self.mix(name="mix")(normed, train=train)
         x = x + DropPath(self.drop_path)(mixed, train=train)
         normed = self.norm(dtype=self.dtype, name="norm_mlp")(x)
         mlp = Mlp(self.hidden, self.dropout, self.dtype, self.activation, self.init_std, name="mlp")
         out = DropPath(self.drop_path)(mlp(normed, train=train), train=train)
         return (normed if self.keep_normed else x) + out
+
+
+class TokenTrunk(nn.Module):
+    """Tokens, a class token, positions, pre-norm blocks, a head: what ViT and FNet share.
+
+    ``x = [cls_token, embed(image)] + pos_embedding``, ``depth`` times
+    :class:`Block`, ``logits = norm(x_0) W + b``.
+
+    Source: pranavphoenix/VisionXformer, ``Models/ViT.py`` and ``Models/HybridViT.py``
+    (docs/sources.md).
+
+    Attributes:
+      num_classes: width of the head.
+      image_size: side of the images in pixels; the model runs at no other where its positions or
+        its attention are tied to one number of tokens.
+      hybrid: embed by three convolutions instead of patches.
+      patch_size: side of a patch in pixels (not hybrid).
+      stem_dims: channels of the first two convolutions (hybrid).
+      stem_strides: strides of the three convolutions (hybrid).
+      embed_dim: channels of a token.
+      depth: number of blocks.
+      mlp_dim: hidden width of the MLP.
+      pool: ``"cls"`` reads the class token, ``"mean"`` the mean of all tokens.
+      dropout: rate in the MLP and (softmax attention) after attention.
+      embed_dropout: rate after the positions.
+      dtype: type of products and convolutions; statistics, softmax and logits stay float32.
+      remat: ``"block"``: the backward pass computes each block again instead of keeping it. Less
+        memory and more time, the same results.
+    """
+
+    num_classes: int = 10
+    image_size: int = 32
+    hybrid: bool = False
+    patch_size: int = 1
+    stem_dims: Sequence[int] = (32, 64)
+    stem_strides: Sequence[int] = (1, 1, 1)
+    embed_dim: int = 128
+    depth: int = 4
+    mlp_dim: int = 256
+    pool: Literal["cls", "mean"] = "cls"
+    dropout: float = 0.0
+    embed_dropout: float = 0.0
+    dtype: Any = jnp.float32
+    remat: Literal["none", "block"] = "none"
+
+    @nn.compact
+    def __call__(
+        self, images: Float[Array, "batch height width channels"], *, train: bool = False
+    ) -> Float[Array, "batch classes"]:
+        """Classify ``[batch, height, width, channels]`` images; float32 logits.
+
+        Raises:
+          InputError: (a ``ValueError``) for images of a size the model was not built for.
+        """
+        size = None if self.any_size else self.image_size
+        check_images(images, image_size=size, multiple=self.patch_size)
+        x = vix_embed(
+            self.hybrid,
+            self.patch_size,
+            self.embed_dim,
+            self.stem_dims,
+            self.stem_strides,
+            self.dtype,
+        )(images.astype(self.dtype))
+        x = self._with_class_token_and_positions(x)
+        x = Dropout(self.embed_dropout)(x, train=train)
+        block = partial(Block, self._mixer(), self.mlp_dim, dropout=self.dropout, dtype=self.dtype)
+        for i in range(self.depth):
+            again = self.remat == "block"
+            x = run_block(self, partial(block, name=f"block_{i}"), x, train=train, again=again)
+        x = x.astype(jnp.float32)
+        pooled = x[:, 0] if self.pool == "cls" else x.mean(1)
+        return Dense(self.num_classes, name="head")(LayerNorm(name="head_norm")(pooled))
+
+    def _with_class_token_and_positions(self, x: Array) -> Array:
+        normal = nn.initializers.normal(1.0)
+        token = self.param("cls_token", normal, (1, 1, x.shape[-1])).astype(x.dtype)
+        x = jnp.concatenate([jnp.broadcast_to(token, (len(x), 1, x.shape[-1])), x], axis=1)
+        if not self.learned_positions:
+            return x
+        return x + self.param("pos_embedding", normal, (1, *x.shape[1:])).astype(x.dtype)
+
+    @property
+    def learned_positions(self) -> bool:
+        """Whether ``pos_embedding`` is added to the tokens."""
+        return True
+
+    @property
+    def any_size(self) -> bool:
+        """Whether the weights fit any number of tokens."""
+        return False
+
+    def _mixer(self) -> Mixer:
+        raise NotImplementedError

@@ -63,7 +63,8 @@ def profile(
     """
     session = session_of(system, num_classes, image_size, batch_size)
     model, shape = session.model, session.dataset.image_shape
-    trainable, printed = count_parameters({"params": session.phases[Phase.ONE].template.params})
+    params = session.phases[Phase.ONE].template.params
+    trainable, printed = count_parameters({"params": params}, session.config.model.name)
     train, forward = train_program(session), forward_program(model, shape, batch_size)
     costs: dict[str, Any] = {"parameters": trainable, "parameters_torchsummary": printed}
     for name, program in (("train", train), ("forward", forward)):

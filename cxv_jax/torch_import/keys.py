@@ -195,12 +195,12 @@ def _cvt_rules(model: Any) -> tuple[Rule, ...]:
     of = {name: f"{layer}0.{torch}.net." for name, torch in names.items()}
     return (
         Rule(r"params/embed_(\d+)/\w+", (r"layers.\1.0.",)),
-        Rule(r"params/embed_norm_(\d+)/pixel/scale", (r"layers.\1.1.g",)),
-        Rule(r"params/embed_norm_(\d+)/pixel/bias", (r"layers.\1.1.b",)),
-        Rule(rf"{block}/norm_mix/pixel/scale", (layer + "0.norm.g",)),
-        Rule(rf"{block}/norm_mix/pixel/bias", (layer + "0.norm.b",)),
-        Rule(rf"{block}/norm_mlp/pixel/scale", (layer + "1.net.0.g",)),
-        Rule(rf"{block}/norm_mlp/pixel/bias", (layer + "1.net.0.b",)),
+        Rule(r"params/embed_norm_(\d+)/scale", (r"layers.\1.1.g",)),
+        Rule(r"params/embed_norm_(\d+)/bias", (r"layers.\1.1.b",)),
+        Rule(rf"{block}/norm_mix/scale", (layer + "0.norm.g",)),
+        Rule(rf"{block}/norm_mix/bias", (layer + "0.norm.b",)),
+        Rule(rf"{block}/norm_mlp/scale", (layer + "1.net.0.g",)),
+        Rule(rf"{block}/norm_mlp/bias", (layer + "1.net.0.b",)),
         *(Rule(rf"{block}/mix/{name}_conv/\w+", (of[name] + "0.",)) for name in of),
         *(Rule(rf"{block}/mix/{name}_norm/\w+", (of[name] + "1.",)) for name in of),
         *(Rule(rf"{block}/mix/{name}/\w+", (of[name] + "2.",)) for name in of),
