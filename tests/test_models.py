@@ -328,3 +328,26 @@ def test_a_model_runs_inside_flax_nnx() -> None:
     np.testing.assert_allclose(
         bridged(images), model.apply({"params": params}, images), rtol=0, atol=1e-6
     )
+
+
+@pytest.mark.parametrize("name", ["cpv", "cxv_nano", "resnet18", "convmixer", "cvt"])
+def test_the_feature_map_before_the_head_is_given_on_request(name: str) -> None:
+    model = tiny(name)
+    variables, images = random_variables(model), random_images(2, 8, 8)
+    plain = model.apply(variables, images)
+    logits, kept = model.apply(variables, images, mutable=["intermediates"])
+    (features,) = kept["intermediates"]["features"]
+    assert (logits == plain).all()
+    head = variables["params"]["head"]
+    expected = features.mean((1, 2)) @ head["kernel"] + head["bias"][None]
+    np.testing.assert_allclose(logits, expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["vit", "fnet", "mlp_mixer", "cct_7_3x1"])
+def test_so_are_the_last_tokens(name: str) -> None:
+    model = tiny(name)
+    images = jax.ShapeDtypeStruct((2, 8, 8, 3), jnp.float32)
+    run = functools.partial(model.apply, mutable=["intermediates"])
+    _, kept = jax.eval_shape(run, random_variables(model), images)
+    (tokens,) = kept["intermediates"]["features"]
+    assert tokens.shape[::2] == (2, model.embed_dim)

@@ -112,7 +112,9 @@ def create(name: str, num_classes: int = 10, **overrides: Any) -> nn.Module:
 
     Returns:
       A Flax module; ``apply(variables, images, train=False)`` takes float NHWC images and returns
-      float32 logits ``[batch, num_classes]``.
+      float32 logits ``[batch, num_classes]``. With ``mutable=["intermediates"]`` it returns also
+      ``{"intermediates": {"features": (x,)}}``: what the last block has made, a map ``[batch,
+      height, width, channels]`` or tokens ``[batch, length, channels]``, before any pooling.
 
     Raises:
       InputError: (a ``ValueError``) for an unknown model or field, naming the nearest one.

@@ -94,6 +94,7 @@ class CCT(nn.Module):
         for i, rate in enumerate(np.linspace(0, self.drop_path, self.depth)):
             block = partial(self._block(float(rate), train), name=f"block_{i}")
             x = run_block(self, block, x, train=train, again=self.remat == "block")
+        self.sow("intermediates", "features", x)
         x = LayerNorm(name="head_norm")(x.astype(jnp.float32))
         weights = jax.nn.softmax(Dense(1, init_std=INIT_STD, name="pool")(x), axis=1)
         return Dense(self.num_classes, init_std=INIT_STD, name="head")((weights * x).sum(1))

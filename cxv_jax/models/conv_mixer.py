@@ -62,4 +62,5 @@ class ConvMixer(nn.Module):
             mixed = DepthwiseConv(self.kernel_size, dtype=self.dtype, name=name)(x)
             x = norm(mixed, f"depthwise_norm_{i}") + x
             x = norm(Dense(d, dtype=self.dtype, name=f"dense_{i}")(x), f"dense_norm_{i}")
+        self.sow("intermediates", "features", x)
         return Dense(self.num_classes, name="head")(x.astype(jnp.float32).mean((1, 2)))

@@ -86,6 +86,7 @@ class CvT(nn.Module):
                 block = self._block(stage, i, (height, width), drop_path)
                 tokens = block(tokens, train=train)
             x = tokens[:, -height * width :].reshape(batch, height, width, channels)
+        self.sow("intermediates", "features", x)
         tokens = tokens.astype(jnp.float32)
         pooled = LayerNorm(name="head_norm")(tokens[:, 0]) if self.original else tokens.mean(1)
         return Dense(self.num_classes, init_std=self._init_std, name="head")(pooled)

@@ -100,6 +100,7 @@ class CXV(nn.Module):
                 again=self.remat == "block",
                 names=[f"{layer}_{i}" for layer in CXVBlock.LAYERS],
             )
+        self.sow("intermediates", "features", x)
         pooled = x.astype(jnp.float32).mean((1, 2))
         return Dense(self.num_classes, name="head")(pooled)
 

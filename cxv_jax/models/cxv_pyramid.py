@@ -119,6 +119,7 @@ class CXVPyramid(nn.Module):
                     name=f"stage_{stage}_block_{i}",
                 )
                 x = block(x, train=train)
+        self.sow("intermediates", "features", x)
         return Dense(self.num_classes, name="head")(x.astype(jnp.float32).mean((1, 2)))
 
     @property

@@ -92,5 +92,6 @@ class MlpMixer(nn.Module):
         for i in range(self.depth):
             again = self.remat == "block"
             x = run_block(self, partial(block, name=f"block_{i}"), x, train=train, again=again)
+        self.sow("intermediates", "features", x)
         x = LayerNorm(name="head_norm")(x.astype(jnp.float32))
         return Dense(self.num_classes, name="head")(x.mean(1))

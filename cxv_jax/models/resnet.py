@@ -62,6 +62,7 @@ class ResNet(nn.Module):
                 name = f"stage_{stage}_block_{i}"
                 block = ResidualBlock(width, stride, self.bottleneck, self.dtype, name=name)
                 x = block(x, train=train)
+        self.sow("intermediates", "features", x)
         return Dense(self.num_classes, name="head")(x.astype(jnp.float32).mean((1, 2)))
 
 

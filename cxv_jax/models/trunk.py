@@ -123,6 +123,7 @@ class TokenTrunk(nn.Module):
         for i in range(self.depth):
             again = self.remat == "block"
             x = run_block(self, partial(block, name=f"block_{i}"), x, train=train, again=again)
+        self.sow("intermediates", "features", x)
         x = x.astype(jnp.float32)
         pooled = x[:, 0] if self.pool == "cls" else x.mean(1)
         return Dense(self.num_classes, name="head")(LayerNorm(name="head_norm")(pooled))
