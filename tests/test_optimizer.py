@@ -138,3 +138,25 @@ def test_any_optax_optimizer_can_be_a_phase() -> None:
     plain = optax.lion(1e-3, b1=0.8)
     want, _ = steps(plain, plain.init(PARAMS), PARAMS, 3)
     chex.assert_trees_all_close(ours, want, rtol=1e-6)
+
+
+def test_rates_are_found_in_a_wrapped_phase() -> None:
+    phase = optimizer.phase({"sgd": optimizer.sgd(0.3)})
+    for wrapped in (
+        optimizer.clipped(phase, 1.0),
+        optax.MultiSteps(phase, 2),
+        optax.apply_if_finite(phase, 3),
+        optimizer.phase({"sgd": optax.chain(optax.clip(1.0), optimizer.sgd(0.3))}),
+    ):
+        rates = optimizer.learning_rates(wrapped.init(PARAMS))
+        assert {label: float(rate) for label, rate in rates.items()} == {"sgd": np.float32(0.3)}
+
+
+def test_a_long_gradient_is_cut_to_its_norm() -> None:
+    tx = optimizer.clipped(optimizer.phase({"sgd": optimizer.sgd(1.0, momentum=0.0)}), 0.5)
+    params = {"a": jnp.zeros(2), "b": jnp.zeros(1)}
+    gradient = {"a": jnp.asarray([3.0, 0.0]), "b": jnp.asarray([4.0])}
+    updates, _ = tx.update(gradient, tx.init(params), params)
+    np.testing.assert_allclose(updates["a"], [-0.3, 0.0], rtol=1e-6)
+    np.testing.assert_allclose(updates["b"], [-0.4], rtol=1e-6)
+    assert optimizer.clipped(tx, 0.0) is tx

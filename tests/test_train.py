@@ -234,3 +234,22 @@ def test_projections_are_redrawn_every_n_steps() -> None:
         current = state.TrainState(jnp.asarray(number), {}, {}, constants, (), None)
         drawn = step.constants_of(config, jax.random.key(0), current)
         assert bool(jnp.any(drawn["a"]["projection"] != 0)) is changed
+
+
+def test_the_last_weights_count_where_nothing_selects(tmp_path: Path) -> None:
+    """No evaluation before the end, with validation read once or without any."""
+    config = tiny_config()
+    config.selection, config.data.val_fraction = "last", 0.0
+    config.phase1.update(clip_norm=1.0, light_epochs=1)
+    config.phase1.augment.mixup_alpha = 0.2
+    summary = train.train_and_evaluate(config, tmp_path / "a", quiet=True)
+    lines = [json.loads(x) for x in (tmp_path / "a" / "metrics.jsonl").read_text().splitlines()]
+    assert [x["val_top1"] for x in lines if x["kind"] == "epoch"] == [None] * 3
+    assert [phase.epoch for phase in summary.phases.values()] == [2, 3]
+    assert {phase.val_top1 for phase in summary.phases.values()} == {None}
+    (handoff,) = [x for x in lines if x["kind"] == "handoff"]
+    assert (handoff["from_epoch"], handoff["best_top1"]) == (2, None)
+
+    config.data.val_fraction = 0.2
+    summary = train.train_and_evaluate(config, tmp_path / "b", quiet=True)
+    assert all(phase.val_top1 is not None for phase in summary.phases.values())

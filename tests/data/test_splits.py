@@ -163,3 +163,27 @@ def test_unknown_sources_and_options():
         load("digits", image_size=-1)
     with pytest.raises(InputError, match="image_size: expected 0 to 4096, got 1000000"):
         load("digits", image_size=10**6)
+
+
+def test_gem_splits_follow_the_files_order() -> None:
+    """Split i of n images a class: images i n to i n + n - 1 of each class, the last validate."""
+    train, test = numbered([40, 40, 40]), numbered([5, 5, 5], first=1000)
+    members = [np.flatnonzero(train.labels == c) for c in range(3)]
+    for index in range(3):
+        both = {"train": train, "test": test}
+        dataset = make(both, subset_per_class=10, val_per_class=4, order=index, seed=7)
+        wanted = {"train": slice(10 * index, 10 * index + 6)}
+        wanted["val"] = slice(10 * index + 6, 10 * index + 10)
+        for name, part in wanted.items():
+            expected = sorted(int(i) for rows in members for i in rows[part])
+            assert ids(dataset.splits[name]) == expected
+        whole = make(both, subset_per_class=10, order=index)
+        assert list(whole.splits) == ["train", "test"]
+        assert counts(whole.splits["train"]) == [10, 10, 10]
+    with pytest.raises(InputError, match="at least 50 are needed for subset_per_class"):
+        make({"train": train, "test": test}, subset_per_class=10, order=4)
+
+
+def test_splits_are_random_or_gem() -> None:
+    with pytest.raises(InputError, match="expected random or gem, got 'fixed'"):
+        load("digits", splits="fixed")
