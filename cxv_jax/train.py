@@ -16,6 +16,7 @@ from cxv_jax import distributed, metrics, optimizer, runs, sharding
 from cxv_jax.config import check_config
 from cxv_jax.errors import InputError
 from cxv_jax.interrupt import Interrupt, Interrupted
+from cxv_jax.lock import FolderLock
 from cxv_jax.memory_plan import fit_session
 from cxv_jax.phase import Phase
 from cxv_jax.records import Best, EpochRecord, HandoffRecord, PhaseSummary, Summary
@@ -54,7 +55,8 @@ def train_and_evaluate(
       The summary that is also written to ``workdir/summary.json``.
 
     Raises:
-      InputError: for bad config, data or checkpoints, and for a loss that is not finite.
+      InputError: for bad config, data or checkpoints, a folder that another process trains in,
+        and a loss that is not finite.
       Interrupted: after SIGINT or SIGTERM, with the state saved.
     """
     launched = time.time() if launched is None else launched
@@ -63,23 +65,38 @@ def train_and_evaluate(
     if (summary := runs.finished(Path(workdir), config)) is not None:
         say("\n".join([f"{workdir} is already finished", *final_table(summary)]))
         return summary
-    session = fit_session(Session.of(config), say)
-    if config.selection != "last":
-        session.loader(config.selection)  # Refuses a split that is not there before it writes.
-    folder = distributed.together(partial(runs.open_run, workdir, config, fork=fork))
-    distributed.together(partial(runs.check_joined, folder, config))
-    with Interrupt() as interrupt, Run(config, session, folder) as run:
-        resumed = int(run.state.step)
-        with Report(folder, quiet=quiet, resume_step=resumed, launched=launched, say=say) as report:
-            report.message(introduction(run))
-            while True:
-                while run.goes_on():
-                    run_epoch(run, report, interrupt)
-                    end_epoch(run, report)
-                    stop_if_asked(run, interrupt)
-                if run.progress.phase is Phase.TWO or not config.phase2.epochs:
-                    return final_test(run, report)
-                hand_over(run, report)
+    with FolderLock(workdir) as lock:
+        take(lock)
+        session = fit_session(Session.of(config), say)
+        if config.selection != "last":
+            session.loader(config.selection)  # Refuses a split that is not there, before writing.
+        folder = distributed.together(partial(runs.open_run, workdir, config, fork=fork))
+        distributed.together(partial(runs.check_joined, folder, config))
+        take(lock)  # The folder may be a new one.
+        with Interrupt() as interrupt, Run(config, session, folder) as run:
+            step = int(run.state.step)
+            with Report(
+                folder, quiet=quiet, resume_step=step, launched=launched, say=say
+            ) as report:
+                report.message(introduction(run))
+                return run_phases(run, report, interrupt)
+
+
+def take(lock: FolderLock) -> None:
+    """Keep other runs out of the folder, if it is there; the first of several processes does."""
+    distributed.together(lambda: lock.take() if jax.process_index() == 0 else None)
+
+
+def run_phases(run: Run, report: Report, interrupt: Interrupt) -> Summary:
+    """What is left of both phases, and the test."""
+    while True:
+        while run.goes_on():
+            run_epoch(run, report, interrupt)
+            end_epoch(run, report)
+            stop_if_asked(run, interrupt)
+        if run.progress.phase is Phase.TWO or not run.config.phase2.epochs:
+            return final_test(run, report)
+        hand_over(run, report)
 
 
 def introduction(run: Run) -> str:

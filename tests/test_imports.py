@@ -14,6 +14,7 @@ ALLOWED: dict[str, set[str]] = {
     "errors": set(),
     "files": set(),
     "machine": {"errors"},
+    "lock": {"errors", "machine"},
     "phase": set(),
     "tables": set(),
     "interrupt": set(),
@@ -54,8 +55,8 @@ ALLOWED: dict[str, set[str]] = {
         *("sharding", "state"),
     },
     "train": {
-        *("config", "distributed", "errors", "interrupt", "memory_plan", "metrics", "optimizer"),
-        *("phase", "records", "report", "runs", "session", "sharding", "state"),
+        *("config", "distributed", "errors", "interrupt", "lock", "memory_plan", "metrics"),
+        *("optimizer", "phase", "records", "report", "runs", "session", "sharding", "state"),
     },
     "launch": {"errors"},
     "__init__": {"attention", "models", "optimizer", "version"},

@@ -20,6 +20,7 @@ from cxv_jax import models, optimizer, report, state, step, train
 from cxv_jax.checkpoint import Checkpointer
 from cxv_jax.errors import InputError
 from cxv_jax.interrupt import Interrupted
+from cxv_jax.lock import FolderLock
 from cxv_jax.parts import make_optimizer, redraw_projections
 from cxv_jax.phase import Phase
 from experiments.configs import digits
@@ -171,6 +172,19 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_checkpoint(tmp_path:
     with pytest.raises(InputError, match=r"loss is (nan|inf) in step \d of epoch \d"):
         train.train_and_evaluate(config, tmp_path, fork=True)
     assert set(before) <= set(Checkpointer(tmp_path / "checkpoints").steps())
+
+
+def test_a_folder_is_trained_in_once_at_a_time(tmp_path: Path) -> None:
+    config = tiny_config()
+    with FolderLock(tmp_path) as lock:
+        lock.take()
+        before = sorted(tmp_path.iterdir())
+        with pytest.raises(InputError, match=rf"in use by process {os.getpid()} on"):
+            train.train_and_evaluate(config, tmp_path)
+        assert sorted(tmp_path.iterdir()) == before
+    config.phase1.epochs, config.phase2.epochs = 1, 0
+    train.train_and_evaluate(config, tmp_path)
+    assert ".lock" not in [path.name for path in tmp_path.iterdir()]
 
 
 def test_another_config_is_refused_with_the_fields_named(tmp_path: Path) -> None:
