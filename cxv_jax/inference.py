@@ -13,12 +13,13 @@ import numpy as np
 from jaxtyping import Array, Float, UInt8
 from ml_collections import ConfigDict
 
-from cxv_jax import models, sharding
+from cxv_jax import models, runs, sharding
 from cxv_jax.augment import normalise
 from cxv_jax.checkpoint import Checkpointer
 from cxv_jax.data.images import decode, why
 from cxv_jax.data.loader import make_loader
 from cxv_jax.data.splits import Split
+from cxv_jax.data.stored import Stored
 from cxv_jax.errors import InputError
 from cxv_jax.evaluation import Evaluation, evaluator
 from cxv_jax.phase import Phase
@@ -36,6 +37,7 @@ class Run:
       config: of the run.
       meta: what the checkpoint says of itself.
       step: of the checkpoint: the best of phase two, else the best of phase one, else the latest.
+      splits: that it was trained and tested on, if the folder tells.
     """
 
     model: nn.Module
@@ -43,6 +45,7 @@ class Run:
     config: ConfigDict
     meta: Meta
     step: int
+    splits: Stored | None = None
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -61,7 +64,7 @@ class Run:
 
 
 def load_run(workdir: Path | str) -> Run:
-    """Load the best weights of a run folder, of which only ``checkpoints/`` is read.
+    """Load the best weights of a run folder: ``checkpoints/``, and ``data.json`` if it is there.
 
     Raises:
       InputError: no such folder, no complete checkpoint in it, or a damaged one.
@@ -79,7 +82,7 @@ def load_run(workdir: Path | str) -> Run:
         template = _weights(model, dataset.image_shape, ema=config.ema_decay > 0)
         variables = checkpointer.restore(number, template, whole=False).variables()
     variables = jax.device_put(variables, sharding.replicated(sharding.create_mesh()))
-    return Run(model, variables, config, meta, number)
+    return Run(model, variables, config, meta, number, runs.read_stored(Path(workdir)))
 
 
 def evaluate(run: Run, split: Split) -> Evaluation:

@@ -69,7 +69,7 @@ class FolderLock:
         """
         if self._descriptor is not None and not self._is_at(self._descriptor):
             raise InputError(
-                f"{self._folder} was deleted or moved while it was in use: put it back, or start anew"
+                f"{self._folder} was deleted or moved while in use: put it back, or start anew"
             )
 
     def _is_at(self, descriptor: int) -> bool:

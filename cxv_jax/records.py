@@ -150,7 +150,7 @@ class Progress(Record):
 
 @dataclasses.dataclass(frozen=True)
 class DataRecord(Record):
-    """What prediction needs to know of the data.
+    """What prediction and a resumed run need to know of the data.
 
     Attributes:
       class_names: in the order of the logits.
@@ -158,6 +158,7 @@ class DataRecord(Record):
       name: of the data set.
       named: False for numbers in place of names (imported weights).
       white: the value that was read as 255 in images of more than 8 bits; 0: there were none.
+      digest: of classes, images of every split and labels; empty: not known.
     """
 
     class_names: tuple[str, ...]
@@ -165,6 +166,7 @@ class DataRecord(Record):
     name: str = ""
     named: bool = True
     white: float = 0.0
+    digest: str = ""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -4,6 +4,7 @@ import json
 import shutil
 import statistics
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from ml_collections import ConfigDict
 from cxv_jax import machine
 from cxv_jax.checkpoint import Checkpointer
 from cxv_jax.config import differences
+from cxv_jax.data.stored import Stored, check
 from cxv_jax.errors import InputError
 from cxv_jax.files import write_text
 from cxv_jax.phase import Phase
@@ -20,7 +22,16 @@ from cxv_jax.records import DataRecord, Meta, PhaseSummary, Progress, Summary
 from cxv_jax.session import Session
 from cxv_jax.state import TrainState
 
-CONFIG, SUMMARY = "config.json", "summary.json"
+CONFIG, SUMMARY, DATA = "config.json", "summary.json", "data.json"
+CUTTING = (
+    "source",
+    "val_fraction",
+    "val_per_class",
+    "subset_per_class",
+    "splits",
+    "split_index",
+    "small_classes",
+)
 
 
 class Run:
@@ -39,6 +50,7 @@ class Run:
     def __init__(self, config: ConfigDict, session: Session, folder: Path):
         self.config, self.session, self.folder = config, session, folder
         self.checkpointer = Checkpointer(folder / "checkpoints")
+        self._digest = Stored.of(session.dataset).digest
         self.state, self.progress = self._begin()
         self.epoch_seconds = 0.0
         self._started = time.time() - self.progress.seconds
@@ -68,7 +80,11 @@ class Run:
         self.progress.seconds = time.time() - self._started
         dataset = self.session.dataset
         data = DataRecord(
-            dataset.class_names, dataset.image_shape, dataset.name, white=dataset.white
+            class_names=dataset.class_names,
+            image_shape=dataset.image_shape,
+            name=dataset.name,
+            white=dataset.white,
+            digest=self._digest,
         )
         meta = Meta(self.config.to_dict(), data, self.progress, self.config.selection)
         self.checkpointer.save(int(self.state.step), self.state, meta.to_json(), best_of=best_of)
@@ -110,21 +126,61 @@ class Run:
         latest = self.checkpointer.latest_step()
         if latest is None:
             return self.session.phases[Phase.ONE].begin(), Progress()
-        progress = Meta.from_json(self.checkpointer.meta(latest)).progress
+        meta = Meta.from_json(self.checkpointer.meta(latest))
+        progress, data = meta.progress, meta.dataset
         if progress is None:
             raise InputError(
                 f"{self.folder} holds imported weights, which no training can go on from"
             )
+        if not cuts_anew(meta.config, plain(self.config)):
+            check(self.session.dataset, data.class_names, data.digest)
         template = self.session.phases[progress.phase].template
         return self.checkpointer.restore(latest, template), progress
 
 
-def open_run(workdir: str | Path, config: ConfigDict, *, fork: bool) -> Path:
+def kept_splits(workdir: str | Path, config: ConfigDict) -> Stored | None:
+    """The splits that the folder's run was started with; None: they are to be cut.
+
+    That is so in a new folder, in one of an older version, and where the config asks for others.
+
+    Raises:
+      InputError: ``data.json`` is damaged.
+    """
+    before, path = Path(workdir) / CONFIG, Path(workdir) / DATA
+    if not (before.is_file() and path.is_file()):
+        return None
+    if cuts_anew(read_json(before), plain(config)):
+        return None
+    return read_stored(Path(workdir))
+
+
+def read_stored(workdir: Path) -> Stored | None:
+    """The splits of the run in a folder; None if it tells none.
+
+    Raises:
+      InputError: ``data.json`` is damaged.
+    """
+    path = workdir / DATA
+    if not path.is_file():
+        return None
+    try:
+        return Stored.from_json(read_json(path))
+    except (TypeError, ValueError, AttributeError) as error:
+        raise InputError(f"{path} is damaged ({error}); restore it or start a new run") from error
+
+
+def cuts_anew(before: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
+    """Whether two configs, as plain data, ask for different splits."""
+    old, new = before.get("data", {}), now["data"]
+    return any(old.get(name, new.get(name)) != new.get(name) for name in CUTTING)
+
+
+def open_run(workdir: str | Path, config: ConfigDict, *, fork: bool, data: Stored) -> Path:
     """Make the folder, or check that it belongs to this config.
 
     With ``fork`` the folder's old config is kept as ``config.N.json`` and training goes on under
     the new one. Of several processes all compare and the first writes; :func:`check_joined` is to
-    follow when it has.
+    follow when it has. The splits are written before the config, so that no config lacks them.
 
     Raises:
       InputError: if the config differs from the folder's, naming the fields; if the path is a file.
@@ -144,6 +200,7 @@ def open_run(workdir: str | Path, config: ConfigDict, *, fork: bool) -> Path:
         if differing:  # A copy: whoever else reads the config now finds the old or the new one.
             number = len(list(workdir.glob("config.*.json"))) + 1
             shutil.copy(path, workdir / f"config.{number}.json")
+        write_text(workdir / DATA, json.dumps(data.to_json()) + "\n")
         write_text(path, text)
     return workdir
 

@@ -14,6 +14,7 @@ from ml_collections import ConfigDict
 
 from cxv_jax import distributed, metrics, optimizer, runs, sharding
 from cxv_jax.config import check_config
+from cxv_jax.data.stored import Stored
 from cxv_jax.errors import InputError
 from cxv_jax.interrupt import Interrupt, Interrupted
 from cxv_jax.lock import FolderLock
@@ -67,10 +68,12 @@ def train_and_evaluate(
         return summary
     with FolderLock(workdir) as lock:
         take(lock)
-        session = fit_session(Session.of(config), say)
+        keep = distributed.together(partial(runs.kept_splits, workdir, config))
+        session = fit_session(Session.of(config, keep=keep), say)
         if config.selection != "last":
             session.loader(config.selection)  # Refuses a split that is not there, before writing.
-        folder = distributed.together(partial(runs.open_run, workdir, config, fork=fork))
+        data = Stored.of(session.dataset)
+        folder = distributed.together(partial(runs.open_run, workdir, config, fork=fork, data=data))
         distributed.together(partial(runs.check_joined, folder, config))
         take(lock)  # The folder may be a new one.
         with Interrupt() as interrupt, Run(config, session, folder) as run:

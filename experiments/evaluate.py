@@ -46,8 +46,11 @@ def main(argv: list[str]) -> None:
 
 
 def open_dataset(run: "Run", source: str, data_dir: str, split: str) -> "Dataset":
-    """The run's own data set, or another with the same classes: all images of a folder or file."""
-    from cxv_jax.data import sources
+    """The run's own data set with the split as it was then, or another with the same classes.
+
+    Of an outside folder or file all images count.
+    """
+    from cxv_jax.data import sources, stored
     from cxv_jax.errors import InputError
     from cxv_jax.parts import load_dataset
 
@@ -65,6 +68,13 @@ def open_dataset(run: "Run", source: str, data_dir: str, split: str) -> "Dataset
             on_bad_image=config.data.on_bad_image,
             white=run.meta.dataset.white,
         )
+    elif source in ("", own) or source.startswith(("folder:", "npz:")):
+        digest = run.meta.dataset.digest
+        if run.splits is not None and digest not in ("", run.splits.digest):
+            raise InputError("data.json has other splits than the run's checkpoint; put it back")
+        dataset = load_dataset(config, run.splits, [split])
+        if run.splits is None and run.meta.dataset.named:
+            stored.check(dataset, run.class_names, digest)
     else:
         dataset = load_dataset(config)
     if dataset.num_classes != len(run.class_names):

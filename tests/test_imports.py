@@ -47,15 +47,15 @@ ALLOWED: dict[str, set[str]] = {
     "memory_plan": {"errors", "models", "phase", "profile", "session", "sharding"},
     "report": {"files", "phase", "plots", "records"},
     "runs": {
-        *("checkpoint", "config", "errors", "files", "machine", "phase", "records", "session"),
-        "state",
+        *("checkpoint", "config", "data", "errors", "files", "machine", "phase", "records"),
+        *("session", "state"),
     },
     "inference": {
         *("augment", "checkpoint", "data", "errors", "evaluation", "models", "phase", "records"),
-        *("sharding", "state"),
+        *("runs", "sharding", "state"),
     },
     "train": {
-        *("config", "distributed", "errors", "interrupt", "lock", "memory_plan", "metrics"),
+        *("config", "data", "distributed", "errors", "interrupt", "lock", "memory_plan", "metrics"),
         *("optimizer", "phase", "records", "report", "runs", "session", "sharding", "state"),
     },
     "launch": {"errors"},

@@ -3,6 +3,7 @@
 import dataclasses
 import importlib
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -18,6 +19,7 @@ from PIL import Image
 
 from cxv_jax import inference, train
 from cxv_jax.data import sources
+from cxv_jax.data.splits import Split
 from cxv_jax.errors import InputError
 from experiments.configs import digits
 
@@ -66,6 +68,30 @@ def test_evaluate_repeats_what_training_measured(
     ]
     with Image.open(trained.workdir / "confusion.png") as picture:
         picture.load()
+
+
+def test_evaluate_keeps_to_the_images_that_were_held_out(
+    trained: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names, parts = sources._digits()
+    train = parts["train"]
+    more = Split(*(np.concatenate([x, x[:300]]) for x in (train.images, train.labels)))
+    monkeypatch.setattr(sources, "_digits", lambda: (names, {"train": more}))
+    run_command("evaluate", f"--workdir={trained.workdir}")
+    found = json.loads((trained.workdir / "evaluation.json").read_text())
+    assert (found["count"], found["top1"]) == (359, trained.summary.test_top1)
+
+    shutil.copytree(trained.workdir / "checkpoints", tmp_path / "checkpoints")
+    with pytest.raises(InputError, match="digits: images or labels have changed"):
+        run_command("evaluate", f"--workdir={tmp_path}")
+    kept = json.loads((trained.workdir / "data.json").read_text())
+    kept["names"]["test"].pop()
+    (tmp_path / "data.json").write_text(json.dumps(kept))
+    with pytest.raises(InputError, match="data.json has other splits"):
+        run_command("evaluate", f"--workdir={tmp_path}")
+    (tmp_path / "data.json").write_text("[]")
+    with pytest.raises(InputError, match="data.json is damaged"):
+        run_command("evaluate", f"--workdir={tmp_path}")
 
 
 def test_evaluate_says_when_weights_were_selected_on_the_split(

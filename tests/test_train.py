@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import warnings
 from pathlib import Path
@@ -15,9 +16,11 @@ import orbax.checkpoint as ocp
 import pytest
 import small_steps
 from ml_collections import ConfigDict
+from PIL import Image
 
 from cxv_jax import models, optimizer, report, state, step, train
 from cxv_jax.checkpoint import Checkpointer
+from cxv_jax.data import sources
 from cxv_jax.errors import InputError
 from cxv_jax.interrupt import Interrupted
 from cxv_jax.lock import FolderLock
@@ -185,6 +188,31 @@ def test_a_folder_is_trained_in_once_at_a_time(tmp_path: Path) -> None:
     config.phase1.epochs, config.phase2.epochs = 1, 0
     train.train_and_evaluate(config, tmp_path)
     assert ".lock" not in [path.name for path in tmp_path.iterdir()]
+
+
+def test_a_run_goes_on_with_its_own_splits_or_says_why_not(tmp_path: Path) -> None:
+    folder, config = tmp_path / "pictures", tiny_config("cltv")
+    digits_set = sources.load("digits")
+    for i, label in enumerate(digits_set.splits["train"].labels[:400]):
+        path = folder / str(label % 2) / f"{i}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(digits_set.splits["train"].images[i]).save(path)
+    config.data.update(source=f"folder:{folder}", image_size=8, subset_per_class=0)
+    config.phase1.epochs, config.phase2.epochs = 1, 0
+    train.train_and_evaluate(config, tmp_path / "run")
+    kept = (tmp_path / "run" / "data.json").read_text()
+    for path in list(folder.rglob("*.png"))[:50]:
+        shutil.copy(path, path.with_stem(f"new{path.stem}"))
+    config.phase1.epochs = 2
+    train.train_and_evaluate(config, tmp_path / "run", fork=True)
+    assert (tmp_path / "run" / "data.json").read_text() == kept
+    (folder / "0").rename(folder / "zero")
+    config.phase1.epochs = 3
+    with pytest.raises(InputError, match="new: 'zero'; gone: '0'"):
+        train.train_and_evaluate(config, tmp_path / "run", fork=True)
+    (tmp_path / "run" / "data.json").unlink()  # What the checkpoint says is enough to refuse.
+    with pytest.raises(InputError, match="new: 'zero'; gone: '0'"):
+        train.train_and_evaluate(config, tmp_path / "run", fork=True)
 
 
 def test_another_config_is_refused_with_the_fields_named(tmp_path: Path) -> None:
