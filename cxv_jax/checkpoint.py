@@ -20,7 +20,7 @@ import re
 import shutil
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import jax
 import jax.numpy as jnp
@@ -127,6 +127,36 @@ class Checkpointer:
         best = [step for step in self.steps() if self._record(step)["best_of"] == label]
         return max(best, default=None)
 
+    def set_aside(self) -> list[str]:
+        """Renames the steps that are not as they were written (``20.damaged``): none is in the way.
+
+        Reads every file of every step. Call it on one process, before anything else is asked.
+
+        Returns:
+          A line about each of them.
+
+        Raises:
+          InputError: no step is good.
+        """
+        faults = {step: fault for step in self._steps() if (fault := self._fault(step))}
+        for path in self._directory.glob("*"):
+            if path.name.isdecimal() and not _is_complete(path) and any(path.glob("*")):
+                faults[int(path.name)] = f"{path} is half-written (no {CHECKSUMS} in it)"
+        good = [step for step in self._steps() if step not in faults]
+        if faults and not good:
+            raise InputError(
+                f"no checkpoint in {self._directory} is good: {'; '.join(faults.values())}: put one "
+                "right, or start anew in another workdir"
+            )
+        return [f"{fault}: {self._rename(step)}" for step, fault in sorted(faults.items())]
+
+    def _rename(self, step: int) -> str:
+        folder = self._directory / str(step)
+        names = (f"{step}.damaged{n or ''}" for n in range(1000))
+        name = next(n for n in names if not (self._directory / n).exists())
+        folder.rename(self._directory / name)
+        return f"this checkpoint was set aside as {name}"
+
     def meta(self, step: int) -> dict[str, Any]:
         """The ``meta`` saved with ``step``; verified, and reads no arrays.
 
@@ -193,9 +223,11 @@ class Checkpointer:
 
     def close(self) -> None:
         """Waits for the last save and ends the threads; safe to call twice."""
-        self.wait()
-        self._thread.shutdown()
-        self._orbax.close()
+        try:
+            self.wait()
+        finally:
+            self._thread.shutdown()
+            self._orbax.close()
 
     def _finish(self, step: int, record: str) -> None:
         """Makes the step that Orbax has written a complete one, then drops what is not kept."""
@@ -240,7 +272,19 @@ class Checkpointer:
 
     def _record(self, step: int) -> dict[str, Any]:
         self._verify(step, only=META)
-        return json.loads((self._directory / str(step) / META).read_text())
+        record = self._read(step)
+        if record is None:
+            self._refuse(step, f"{self._directory / str(step) / META} holds no record")
+        return record
+
+    def _read(self, step: int) -> dict[str, Any] | None:
+        """The record of a step; None if it is of no form that ``save`` writes."""
+        try:
+            record = json.loads((self._directory / str(step) / META).read_bytes())
+            kinds = (("meta", dict), ("leaves", dict), ("best_of", str | None))
+            return record if all(isinstance(record[k], kind) for k, kind in kinds) else None
+        except (ValueError, KeyError, TypeError):
+            return None
 
     def _verify(self, step: int, only: str | None = None) -> None:
         """Compares the files of a step, or only one of them, with their checksums."""
@@ -248,22 +292,33 @@ class Checkpointer:
             raise InputError(
                 f"{self._directory} has no complete step {step}, but {self._steps()}: name another"
             )
-        folder = self._directory / str(step)
-        listed = _read_checksums(folder)
-        present = {str(path.relative_to(folder)) for path in _files(folder)}
-        for name in [only] if only else sorted(listed.keys() | present):
-            if name not in present:
-                self._refuse(step, name, "is missing")
-            if name not in listed:
-                self._refuse(step, name, f"is not listed in {CHECKSUMS}")
-            if sha256(folder / name) != listed[name]:
-                self._refuse(step, name, "is not as it was written (its checksum differs)")
+        if fault := self._fault(step, only):
+            self._refuse(step, fault)
 
-    def _refuse(self, step: int, name: str, fault: str) -> None:
+    def _fault(self, step: int, only: str | None = None) -> str | None:
+        """What is wrong with the files of a step, or only with one of them."""
+        folder = self._directory / str(step)
+        try:
+            listed = _read_checksums(folder)
+            present = {str(path.relative_to(folder)) for path in _files(folder)}
+            for name in [only] if only else sorted(listed.keys() | present):
+                if name not in present:
+                    return f"{folder / name} is missing"
+                if name not in listed:
+                    return f"{folder / name} is not listed in {CHECKSUMS}"
+                if sha256(folder / name) != listed[name]:
+                    return f"{folder / name} is not as it was written (its checksum differs)"
+        except OSError as error:
+            return f"{error.filename or folder} cannot be read ({error.strerror})"
+        if only is None and self._read(step) is None:
+            return f"{folder / META} holds no record"
+        return None
+
+    def _refuse(self, step: int, fault: str) -> NoReturn:
         folder = self._directory / str(step)
         earlier = [other for other in self._steps() if other < step]
         result = f"fall back to step {earlier[-1]}" if earlier else "start from the beginning"
-        raise InputError(f"{folder / name} {fault}: put it right, or delete {folder} to {result}")
+        raise InputError(f"{fault}: put it right, or delete {folder} to {result}")
 
     def _check_match(self, step: int, saved: dict[str, str], wanted: dict[str, str]) -> None:
         differ = sorted({path for path, _ in saved.items() ^ wanted.items()})

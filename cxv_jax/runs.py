@@ -1,6 +1,7 @@
 """A run and its folder: opened, compared with its config, resumed, saved, finished."""
 
 import json
+import logging
 import shutil
 import statistics
 import time
@@ -11,7 +12,7 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from cxv_jax import machine
+from cxv_jax import distributed, machine, optimizer
 from cxv_jax.checkpoint import Checkpointer
 from cxv_jax.config import differences
 from cxv_jax.data.stored import Stored, check
@@ -42,6 +43,7 @@ class Run:
       session: that trains it, within the memory that the config allows.
       folder: the run's.
       checkpointer: closed on leaving.
+      faults: of checkpoints that are damaged and were set aside, a line each.
       state: the arrays.
       progress: where the run stands besides.
       epoch_seconds: of the steps of the last epoch.
@@ -51,6 +53,7 @@ class Run:
         self.config, self.session, self.folder = config, session, folder
         self.checkpointer = Checkpointer(folder / "checkpoints")
         self._digest = Stored.of(session.dataset).digest
+        self.faults = distributed.together(self._set_aside)
         self.state, self.progress = self._begin()
         self.epoch_seconds = 0.0
         self._started = time.time() - self.progress.seconds
@@ -58,8 +61,13 @@ class Run:
     def __enter__(self) -> "Run":
         return self
 
-    def __exit__(self, *_: Any) -> None:
-        self.checkpointer.close()
+    def __exit__(self, kind: type | None, *_: Any) -> None:
+        try:
+            self.checkpointer.close()  # Waits for the save in flight.
+        except InputError as fault:
+            if kind is None:
+                raise
+            logging.getLogger(__name__).error("%s", fault)  # What ended the run goes first.
 
     def goes_on(self) -> bool:
         """Whether the running phase has another epoch."""
@@ -102,6 +110,25 @@ class Run:
             )
         return self.checkpointer.restore(best, self.session.phases[phase].template)
 
+    @property
+    def learning_rate(self) -> float:
+        """The largest of the optimizer's."""
+        rates = optimizer.learning_rates(self.state.opt_state)
+        return float(max(jax.device_get(list(rates.values()))))
+
+    def lost_bests(self) -> list[str]:
+        """Keys of the phases whose best weights are no longer among the checkpoints."""
+        return [
+            key for key, best in self.progress.best.items() if self._best_epoch(key) != best.epoch
+        ]
+
+    def _best_epoch(self, key: str) -> int | None:
+        step = self.checkpointer.best_step(key)
+        if step is None:
+            return None
+        progress = Meta.from_json(self.checkpointer.meta(step)).progress
+        return progress and progress.epoch
+
     def summary(self, phases: dict[str, PhaseSummary]) -> Summary:
         """What the finished run says of itself."""
         last = phases[max(phases)]
@@ -121,6 +148,9 @@ class Run:
             config=plain(self.config),
             **machine.environment(),
         )
+
+    def _set_aside(self) -> list[str]:
+        return self.checkpointer.set_aside() if jax.process_index() == 0 else []
 
     def _begin(self) -> tuple[TrainState, Progress]:
         latest = self.checkpointer.latest_step()

@@ -6,13 +6,12 @@ import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import jax
 from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
-from cxv_jax import distributed, metrics, optimizer, runs, sharding
+from cxv_jax import distributed, divergence, metrics, runs, sharding
 from cxv_jax.config import check_config
 from cxv_jax.data.stored import Stored
 from cxv_jax.errors import InputError
@@ -81,13 +80,30 @@ def train_and_evaluate(
             with Report(
                 folder, quiet=quiet, resume_step=step, launched=launched, say=say
             ) as report:
-                report.message(introduction(run))
+                report.message("\n".join([*run.faults, introduction(run)]))
+                mend_best(run, report)
                 return run_phases(run, report, interrupt)
 
 
 def take(lock: FolderLock) -> None:
     """Keep other runs out of the folder, if it is there; the first of several processes does."""
     distributed.together(lambda: lock.take() if jax.process_index() == 0 else None)
+
+
+def mend_best(run: Run, report: Report) -> None:
+    """Let the latest weights stand in for the best ones, where those are gone."""
+    progress, best = run.progress, run.progress.best_so_far()
+    for key in run.lost_bests():
+        lost = progress.best.pop(key)
+        report.message(f"the best weights of {Phase.of_key(key)} (epoch {lost.epoch}) are gone")
+    if progress.best_so_far() == best:
+        return
+    found = figures(run, run.state, run.config.selection)
+    latest = dataclasses.replace(found or Best(0.0, 0.0, 0.0), epoch=progress.epoch)
+    if found is None or progress.best_so_far() < latest:
+        progress.best[progress.phase.key] = latest
+        report.message(f"the latest ones (epoch {latest.epoch}) take their place")
+        run.save(best_of=progress.phase.key)
 
 
 def run_phases(run: Run, report: Report, interrupt: Interrupt) -> Summary:
@@ -141,6 +157,7 @@ def run_epoch(run: Run, report: Report, interrupt: Interrupt) -> None:
     if late is not None:
         read_metrics(run, report, *late)
     if progress.steps < total:
+        divergence.check(run)
         run.save()
         stop_if_asked(run, interrupt)
     run.end_steps((total - done) * run.config.batch_size)
@@ -151,11 +168,7 @@ def read_metrics(run: Run, report: Report, count: int, sums: metrics.Sums) -> No
     progress, sums = run.progress, jax.device_get(sums)
     progress.steps += count
     if not math.isfinite(sums["loss"]):
-        raise InputError(
-            f"the training loss is {sums['loss']} in step {progress.steps} of epoch "
-            f"{progress.epoch + 1}; the last checkpoint is good: lower config."
-            f"{progress.phase.key}.learning_rate (with fork=True) or look at the data"
-        )
+        divergence.stop(run, f"the training loss is {sums['loss']}")
     progress.sums = metrics.total([progress.sums, sums] if progress.sums else [sums])
     report.update(count, **{k: v for k, v in metrics.means(sums).items() if k != "top5"})
 
@@ -164,6 +177,7 @@ def end_epoch(run: Run, report: Report) -> None:
     """Evaluate, report, then save: a resumed run drops the lines beyond its checkpoint."""
     progress = run.progress
     found = figures(run, run.state, run.config.selection)
+    divergence.check(run, found.loss if found else 0.0)
     trained = metrics.means(progress.sums)
     improved = progress.end_epoch(found)
     report.end_epoch(
@@ -179,7 +193,7 @@ def end_epoch(run: Run, report: Report) -> None:
             best_top1=progress.best_so_far().top1 if found else None,
             improved=improved,
             patience_left=run.config[progress.phase.key].patience - progress.patience,
-            learning_rate=learning_rate(run.state),
+            learning_rate=run.learning_rate,
             images_per_second=progress.rates[-1],
             seconds=run.epoch_seconds,
             selection=run.config.selection,
@@ -212,7 +226,13 @@ def final_test(run: Run, report: Report) -> Summary:
     """Read test, here and nowhere else, and write what the run has come to."""
     progress, phases = run.progress, {}
     for key, best in progress.best.items():
-        state = run.restore_best(Phase.of_key(key))
+        try:
+            state = run.restore_best(Phase.of_key(key))
+        except InputError as fault:
+            if key == max(progress.best):
+                raise
+            report.message(f"{Phase.of_key(key)} has no test figure: {fault}")
+            continue
         test = run.session.evaluate(state.variables(), "test")
         # Without selection validation is read once too, for whoever tunes by it.
         val = figures(run, state, "val") if run.config.selection == "last" else best
@@ -240,12 +260,6 @@ def stop_if_asked(run: Run, interrupt: Interrupt) -> None:
         run.checkpointer.close()
         where = f"saved step {int(run.state.step)} in {run.folder}"
         raise Interrupted(number, f"{where}; run the same command to continue")
-
-
-def learning_rate(state: TrainState) -> float:
-    """The largest of the optimizer's."""
-    rates: dict[str, Any] = optimizer.learning_rates(state.opt_state)
-    return float(max(jax.device_get(list(rates.values()))))
 
 
 def _field(found: Best | None, name: str) -> float | None:
