@@ -145,8 +145,8 @@ class Checkpointer:
         good = [step for step in self._steps() if step not in faults]
         if faults and not good:
             raise InputError(
-                f"no checkpoint in {self._directory} is good: {'; '.join(faults.values())}: put one "
-                "right, or start anew in another workdir"
+                f"no checkpoint in {self._directory} is good: {'; '.join(faults.values())}: "
+                "put one right, or start anew in another workdir"
             )
         return [f"{fault}: {self._rename(step)}" for step, fault in sorted(faults.items())]
 

@@ -29,6 +29,7 @@ from cxv_jax.lock import FolderLock
 from cxv_jax.parts import make_optimizer, redraw_projections
 from cxv_jax.phase import Phase
 from cxv_jax.records import Progress, Summary
+from cxv_jax.runs import Run
 from experiments.configs import digits
 
 TINY = {"embed_dim": 8, "depth": 1, "num_heads": 1, "head_dim": 4}
@@ -186,8 +187,8 @@ def test_an_epoch_that_ends_outside_the_numbers_is_not_selected(tmp_path: Path, 
     config.batch_size = 256  # One step an epoch: its loss is finite, what it leaves is not.
     config.phase1.learning_rate, config.ema_decay = 1e30, ema
     words = (
-        r"the val loss is (nan|inf) in step 1 of epoch 1 \(phase 1, learning rate 1e\+30.*seed 0 and "
-        "epoch 0.*there is no checkpoint yet.*phase1.learning_rate"
+        r"the val loss is (nan|inf) in step 1 of epoch 1 \(phase 1, learning rate 1e\+30.*seed 0 "
+        "and epoch 0.*there is no checkpoint yet.*phase1.learning_rate"
     )
     with pytest.raises(InputError, match=words):
         train.train_and_evaluate(config, tmp_path)
@@ -195,17 +196,14 @@ def test_an_epoch_that_ends_outside_the_numbers_is_not_selected(tmp_path: Path, 
     assert not (tmp_path / "metrics.jsonl").exists()
 
 
-def test_weights_outside_the_numbers_are_not_saved(tmp_path: Path) -> None:
-    state = {"w": jnp.ones(3), "n": jnp.arange(2)}
-    run = SimpleNamespace(
-        state=state,
-        progress=Progress(epoch=4, steps=7),
-        learning_rate=0.5,
-        config=SimpleNamespace(selection="val", seed=3),
-        checkpointer=SimpleNamespace(latest_step=lambda: 40),
-    )
+def test_weights_outside_the_numbers_are_not_saved(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Run, "learning_rate", 0.5)
+    run, good = object.__new__(Run), {"w": jnp.ones(3), "n": jnp.arange(2)}
+    run.state, run.progress = good, Progress(epoch=4, steps=7)
+    run.config = ConfigDict({"selection": "val", "seed": 3})
+    run.checkpointer = SimpleNamespace(latest_step=lambda: 40)
     divergence.check(run)
-    run.state = state | {"w": jnp.array([1.0, jnp.nan])}
+    run.state = good | {"w": jnp.array([1.0, jnp.nan])}
     with pytest.raises(InputError, match="weights are not finite in step 7.*step 40 is good"):
         divergence.check(run)
 
