@@ -22,6 +22,7 @@ from cxv_jax.data.splits import Split
 from cxv_jax.data.stored import Stored
 from cxv_jax.errors import InputError
 from cxv_jax.evaluation import Evaluation, evaluator
+from cxv_jax.jsonable import read
 from cxv_jax.phase import Phase
 from cxv_jax.records import Meta
 from cxv_jax.state import TrainState
@@ -76,10 +77,14 @@ def load_run(workdir: Path | str) -> Run:
         number = _choose_step(checkpointer)
         if number is None:
             raise InputError(f"{folder} holds no complete checkpoint: train the run first")
-        meta = Meta.from_json(checkpointer.meta(number))
+        where = f"the record of checkpoint {number} in {folder}"
+        meta = read(Meta, checkpointer.meta(number), where)
         config, dataset = ConfigDict(meta.config), meta.dataset
-        model = models.create(num_classes=len(dataset.class_names), **config.model)
-        template = _weights(model, dataset.image_shape, ema=config.ema_decay > 0)
+        try:
+            model = models.create(num_classes=len(dataset.class_names), **config.model)
+            template = _weights(model, dataset.image_shape, ema=config.ema_decay > 0)
+        except (AttributeError, KeyError, TypeError) as error:
+            raise InputError(f"{where} is damaged ({error}); restore it") from error
         variables = checkpointer.restore(number, template, whole=False).variables()
     variables = jax.device_put(variables, sharding.replicated(sharding.create_mesh()))
     return Run(model, variables, config, meta, number, runs.read_stored(Path(workdir)))

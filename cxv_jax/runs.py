@@ -16,10 +16,12 @@ from cxv_jax import distributed, machine, optimizer
 from cxv_jax.checkpoint import Checkpointer
 from cxv_jax.config import differences
 from cxv_jax.data.stored import Stored, check
-from cxv_jax.errors import InputError
+from cxv_jax.errors import InputError, os_fault
 from cxv_jax.files import write_text
+from cxv_jax.jsonable import read
+from cxv_jax.lock import FolderLock
 from cxv_jax.phase import Phase
-from cxv_jax.records import DataRecord, Meta, PhaseSummary, Progress, Summary
+from cxv_jax.records import DataRecord, EpochRecord, Meta, PhaseSummary, Progress, Summary
 from cxv_jax.session import Session
 from cxv_jax.state import TrainState
 
@@ -38,6 +40,12 @@ CUTTING = (
 class Run:
     """A run while it trains, resumed from the latest checkpoint in its folder; a context manager.
 
+    Args:
+      config: the user's.
+      session: that trains it, within the memory that the config allows.
+      folder: the run's.
+      lock: of the folder, asked before each save whether the folder is still there.
+
     Attributes:
       config: the user's.
       session: that trains it, within the memory that the config allows.
@@ -46,12 +54,15 @@ class Run:
       faults: of checkpoints that are damaged and were set aside, a line each.
       state: the arrays.
       progress: where the run stands besides.
+      last: the record of the last epoch, None before there is one.
       epoch_seconds: of the steps of the last epoch.
     """
 
-    def __init__(self, config: ConfigDict, session: Session, folder: Path):
+    def __init__(self, config: ConfigDict, session: Session, folder: Path, lock: FolderLock):
         self.config, self.session, self.folder = config, session, folder
         self.checkpointer = Checkpointer(folder / "checkpoints")
+        self._lock = lock
+        self.last: EpochRecord | None = None
         self._digest = Stored.of(session.dataset).digest
         self.faults = distributed.together(self._set_aside)
         self.state, self.progress = self._begin()
@@ -85,6 +96,7 @@ class Run:
 
     def save(self, best_of: str | None = None) -> None:
         """Checkpoint the run; ``best_of`` is the key of the phase whose best weights these are."""
+        self._lock.check()
         self.progress.seconds = time.time() - self._started
         dataset = self.session.dataset
         data = DataRecord(
@@ -94,7 +106,7 @@ class Run:
             white=dataset.white,
             digest=self._digest,
         )
-        meta = Meta(self.config.to_dict(), data, self.progress, self.config.selection)
+        meta = Meta(self.config.to_dict(), data, self.progress, self.config.selection, self.last)
         self.checkpointer.save(int(self.state.step), self.state, meta.to_json(), best_of=best_of)
 
     def restore_best(self, phase: Phase) -> TrainState:
@@ -126,7 +138,7 @@ class Run:
         step = self.checkpointer.best_step(key)
         if step is None:
             return None
-        progress = Meta.from_json(self.checkpointer.meta(step)).progress
+        progress = self._meta(step).progress
         return progress and progress.epoch
 
     def summary(self, phases: dict[str, PhaseSummary]) -> Summary:
@@ -152,12 +164,16 @@ class Run:
     def _set_aside(self) -> list[str]:
         return self.checkpointer.set_aside() if jax.process_index() == 0 else []
 
+    def _meta(self, step: int) -> Meta:
+        where = f"the record of checkpoint {step} in {self.folder}"
+        return read(Meta, self.checkpointer.meta(step), where)
+
     def _begin(self) -> tuple[TrainState, Progress]:
         latest = self.checkpointer.latest_step()
         if latest is None:
             return self.session.phases[Phase.ONE].begin(), Progress()
-        meta = Meta.from_json(self.checkpointer.meta(latest))
-        progress, data = meta.progress, meta.dataset
+        meta = self._meta(latest)
+        progress, data, self.last = meta.progress, meta.dataset, meta.last
         if progress is None:
             raise InputError(
                 f"{self.folder} holds imported weights, which no training can go on from"
@@ -201,7 +217,8 @@ def read_stored(workdir: Path) -> Stored | None:
 
 def cuts_anew(before: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
     """Whether two configs, as plain data, ask for different splits."""
-    old, new = before.get("data", {}), now["data"]
+    old, new = before.get("data"), now["data"]
+    old = old if isinstance(old, Mapping) else {}
     return any(old.get(name, new.get(name)) != new.get(name) for name in CUTTING)
 
 
@@ -252,9 +269,9 @@ def finished(workdir: Path, config: ConfigDict) -> Summary | None:
     """The summary of a run that this config has brought to its end, else None."""
     path = workdir / SUMMARY
     summary = read_json(path) if path.exists() else None
-    if not summary or summary["config"] != plain(config):
+    if not summary or summary.get("config") != plain(config):
         return None
-    return Summary.from_json(summary)
+    return read(Summary, summary, path)
 
 
 def plain(config: ConfigDict) -> dict[str, Any]:
@@ -262,13 +279,18 @@ def plain(config: ConfigDict) -> dict[str, Any]:
     return json.loads(config.to_json())
 
 
-def read_json(path: Path) -> Any:
-    """What a JSON file of a run holds.
+def read_json(path: Path) -> dict[str, Any]:
+    """What a JSON file of a run holds: an object.
 
     Raises:
-      InputError: if it is damaged.
+      InputError: if it cannot be read, or is damaged.
     """
     try:
-        return json.loads(path.read_text())
-    except ValueError as error:
+        found = json.loads(path.read_bytes())
+    except OSError as error:
+        raise os_fault(error) from error
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{path} is damaged ({error}); restore it or delete the run") from error
+    if not isinstance(found, dict):
+        raise InputError(f"{path} is damaged (no JSON object); restore it or delete the run")
+    return found

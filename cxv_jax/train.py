@@ -75,10 +75,10 @@ def train_and_evaluate(
         folder = distributed.together(partial(runs.open_run, workdir, config, fork=fork, data=data))
         distributed.together(partial(runs.check_joined, folder, config))
         take(lock)  # The folder may be a new one.
-        with Interrupt() as interrupt, Run(config, session, folder) as run:
+        with Interrupt() as interrupt, Run(config, session, folder, lock) as run:
             step = int(run.state.step)
             with Report(
-                folder, quiet=quiet, resume_step=step, launched=launched, say=say
+                folder, quiet=quiet, resume_step=step, last=run.last, launched=launched, say=say
             ) as report:
                 report.message("\n".join([*run.faults, introduction(run)]))
                 mend_best(run, report)
@@ -180,25 +180,24 @@ def end_epoch(run: Run, report: Report) -> None:
     divergence.check(run, found.loss if found else 0.0)
     trained = metrics.means(progress.sums)
     improved = progress.end_epoch(found)
-    report.end_epoch(
-        EpochRecord(
-            phase=progress.phase,
-            epoch=progress.epoch,
-            step=int(run.state.step),
-            train_loss=trained["loss"],
-            train_top1=trained["top1"],
-            val_loss=_field(found, "loss"),
-            val_top1=_field(found, "top1"),
-            val_top5=_field(found, "top5"),
-            best_top1=progress.best_so_far().top1 if found else None,
-            improved=improved,
-            patience_left=run.config[progress.phase.key].patience - progress.patience,
-            learning_rate=run.learning_rate,
-            images_per_second=progress.rates[-1],
-            seconds=run.epoch_seconds,
-            selection=run.config.selection,
-        )
+    run.last = EpochRecord(
+        phase=progress.phase,
+        epoch=progress.epoch,
+        step=int(run.state.step),
+        train_loss=trained["loss"],
+        train_top1=trained["top1"],
+        val_loss=_field(found, "loss"),
+        val_top1=_field(found, "top1"),
+        val_top5=_field(found, "top5"),
+        best_top1=progress.best_so_far().top1 if found else None,
+        improved=improved,
+        patience_left=run.config[progress.phase.key].patience - progress.patience,
+        learning_rate=run.learning_rate,
+        images_per_second=progress.rates[-1],
+        seconds=run.epoch_seconds,
+        selection=run.config.selection,
     )
+    report.end_epoch(run.last)
     run.save(best_of=progress.phase.key if improved else None)
 
 

@@ -103,6 +103,15 @@ def test_a_mistake_is_one_line_and_exit_code_2(
     assert not workdir.exists()
 
 
+def test_what_the_system_refuses_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "run" / "config.json").mkdir(parents=True)
+    args = ["experiments.train", DIGITS + "cltv", *TINY]
+    refused(run(*args, f"--workdir={tmp_path}/file/run"), "file/run: Not a directory")
+    refused(run(*args, "--workdir=/proc/run"), "/proc/run: No such file")
+    refused(run(*args, f"--workdir={tmp_path}/run"), "config.json: Is a directory")
+
+
 def test_unknown_variants_and_files_are_named(tmp_path: Path) -> None:
     refused(run("experiments.train", DIGITS + "cpw"), "cpw", "cpv")
     refused(run("experiments.train", "--config=absent.py"), "absent.py")

@@ -20,7 +20,7 @@ import small_steps
 from ml_collections import ConfigDict
 from PIL import Image
 
-from cxv_jax import divergence, models, optimizer, report, state, step, train
+from cxv_jax import divergence, models, optimizer, report, state, step, step_folder, train
 from cxv_jax.checkpoint import Checkpointer
 from cxv_jax.data import sources
 from cxv_jax.errors import InputError
@@ -28,7 +28,7 @@ from cxv_jax.interrupt import Interrupted
 from cxv_jax.lock import FolderLock
 from cxv_jax.parts import make_optimizer, redraw_projections
 from cxv_jax.phase import Phase
-from cxv_jax.records import Progress, Summary
+from cxv_jax.records import EpochRecord, Progress, Summary
 from cxv_jax.runs import Run
 from experiments.configs import digits
 
@@ -279,6 +279,34 @@ def test_a_save_in_flight_is_waited_for_when_the_loop_raises(
     monkeypatch.setattr(Checkpointer, "_finish", fail)  # A save that fails hides nothing.
     with pytest.raises(RuntimeError, match="the loop"):
         train.train_and_evaluate(tiny_config("cltv"), tmp_path / "other")
+
+
+@pytest.mark.parametrize("change", [{"progress": 3}, {"config": []}, {"dataset": {}}], ids=str)
+def test_a_record_of_another_form_is_one_line(whole: Path, tmp_path: Path, change: dict) -> None:
+    shutil.copytree(whole / "checkpoints", tmp_path / "checkpoints")
+    for folder in (tmp_path / "checkpoints").iterdir():
+        record = json.loads((folder / "meta.json").read_text())
+        record["meta"] |= change
+        (folder / "meta.json").write_text(json.dumps(record))
+        step_folder.seal(folder)
+    config = ConfigDict(json.loads((whole / "config.json").read_text()))
+    with pytest.raises(InputError, match="the record of checkpoint .* is damaged"):
+        train.train_and_evaluate(config, tmp_path)
+
+
+def test_a_folder_deleted_in_mid_run_ends_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = report.Report.end_epoch
+
+    def delete(self: report.Report, record: EpochRecord) -> None:
+        original(self, record)
+        shutil.rmtree(tmp_path / "run")
+
+    monkeypatch.setattr(report.Report, "end_epoch", delete)
+    with pytest.raises(InputError, match="run was deleted or moved"):
+        train.train_and_evaluate(tiny_config("cltv"), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_folder_is_trained_in_once_at_a_time(tmp_path: Path) -> None:

@@ -20,8 +20,8 @@ from cxv_jax.launch import allocator
 def run(main: Callable[[list[str]], int | None]) -> None:
     """Parse the flags, call ``main(positional arguments)``, exit with its code.
 
-    A person's mistake (a flag, a config field, an ``InputError``) ends with one line on stderr
-    and exit code 2; SIGINT and SIGTERM end with one line and 128 + signal (130, 143).
+    A person's mistake (a flag, a config field, an ``InputError`` or ``OSError``) ends with one line
+    on stderr and exit code 2; SIGINT and SIGTERM end with one line and 128 + signal (130, 143).
     """
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _stop)
@@ -35,6 +35,8 @@ def run(main: Callable[[list[str]], int | None]) -> None:
         code = main(arguments)
     except InputError as error:
         fail(str(error))
+    except OSError as error:  # A folder that is read-only, full, gone: a person can mend it.
+        fail(str(os_fault(error)))
     sys.exit(code or 0)
 
 
