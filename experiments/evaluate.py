@@ -38,11 +38,16 @@ def main(argv: list[str]) -> None:
     dataset = open_dataset(run, _DATA.value, _DATA_DIR.value, _SPLIT.value)
     result = inference.evaluate(run, dataset.split(_SPLIT.value))
     workdir, summary = Path(_WORKDIR.value), summarise(run, dataset, result)
-    print("\n".join(table(summary)))
-    title = f"{dataset.name} {_SPLIT.value}: top-1 {100 * result.top1:.2f} %"
-    plots.confusion(result.confusion, run.class_names, workdir / "confusion.png", title=title)
+    command.say("\n".join(table(summary)))
     write_text(workdir / "evaluation.json", json.dumps(summary, indent=2) + "\n")
-    print(f"\nwritten to {workdir}: evaluation.json, confusion.png")
+    title = f"{dataset.name} {_SPLIT.value}: top-1 {100 * result.top1:.2f} %"
+    try:
+        plots.confusion(result.confusion, run.class_names, workdir / "confusion.png", title=title)
+        written = "evaluation.json, confusion.png"
+    except Exception as error:  # Matplotlib's; the figures are written.
+        command.say(f"warning: confusion.png could not be drawn ({error})", error=True)
+        written = "evaluation.json"
+    command.say(f"\nwritten to {workdir}: {written}")
 
 
 def open_dataset(run: "Run", source: str, data_dir: str, split: str) -> "Dataset":

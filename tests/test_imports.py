@@ -17,6 +17,7 @@ ALLOWED: dict[str, set[str]] = {
     "lock": {"errors", "machine"},
     "phase": set(),
     "tables": set(),
+    "text": set(),
     "interrupt": set(),
     "kernels": set(),
     "attention": {"kernels"},
@@ -35,7 +36,7 @@ ALLOWED: dict[str, set[str]] = {
     "records": {"jsonable", "phase"},
     "step_folder": {"files"},
     "checkpoint": {"errors", "step_folder"},
-    "plots": {"files"},
+    "plots": {"files", "text"},
     "config": {"errors", "models"},
     "state": {"optimizer"},
     "step": {"augment", "losses", "metrics", "state"},
@@ -63,7 +64,7 @@ ALLOWED: dict[str, set[str]] = {
         *("memory_plan", "metrics", "phase", "records", "report", "runs", "session"),
         *("sharding", "state"),
     },
-    "launch": {"errors"},
+    "launch": {"errors", "text"},
     "__init__": {"attention", "models", "optimizer", "version"},
 }
 
