@@ -27,14 +27,14 @@ ROOT = Path(__file__).parents[1]
 GOLDEN = ROOT / "tests" / "golden" / "cxv"
 
 
-def run_command(name: str, *args: Any) -> None:
+def run_command(name: str, *args: Any) -> int | None:
     """``python -m experiments.NAME ARGS``, with the flags of this command alone."""
     for flag in list(flags.FLAGS):
         if (flags.FLAGS.find_module_defining_flag(flag) or "").startswith("experiments."):
             delattr(flags.FLAGS, flag)
     sys.modules.pop(f"experiments.{name}", None)
     module = importlib.import_module(f"experiments.{name}")
-    module.main(flags.FLAGS([name, *map(str, args)])[1:])
+    return module.main(flags.FLAGS([name, *map(str, args)])[1:])
 
 
 @pytest.fixture(scope="module")
@@ -146,6 +146,27 @@ def test_predict_prints_percentages_for_a_person(
     order = np.argsort(-row)[:5]
     assert first == str(file)
     assert [line.split() for line in lines] == [[f"{100 * row[i]:.2f}", "%", str(i)] for i in order]
+
+
+def test_predict_names_bad_files_and_classifies_the_others(
+    trained: SimpleNamespace, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "deep" / "er").mkdir(parents=True)
+    (tmp_path / "empty").mkdir()
+    first, *others = pictures(tmp_path / "deep" / "er")
+    (tmp_path / "deep" / "a bad one.png").write_text("text")
+    (tmp_path / "deep" / "notes.txt").write_text("text")
+    names = [tmp_path / "absent.png", first, tmp_path / "empty", tmp_path / "deep"]
+    arguments = [f"--workdir={trained.workdir}", "--json", *names]
+    assert run_command("predict", *arguments) == 1
+    out, err = capsys.readouterr()
+    files = [result["file"] for result in json.loads(out)]
+    assert files == list(map(str, [first, *sorted([first, *others])]))
+    faults = err.splitlines()
+    assert len(faults) == 3
+    for name in ("absent.png: no such file", "empty: no pictures", "a bad one.png: not a readable"):
+        assert [name in fault for fault in faults].count(True) == 1
+    assert run_command("predict", f"--workdir={trained.workdir}", first) == 0
 
 
 @pytest.fixture
