@@ -220,7 +220,7 @@ def complete(
     ordered = [key for key in ("train", "val", "test") if key in splits]
     if small and not set(ordered) <= own:
         _tell_small({class_names[c]: n for c, n in small.items()}, name, bool(whole))
-    return Dataset(name, tuple(class_names), {key: splits[key] for key in ordered})
+    return Dataset(name, tuple(class_names), {key: splits[key] for key in ordered}, images)
 
 
 def _cut(
