@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Array, Float, UInt8
 from ml_collections import ConfigDict
 
-from cxv_jax import models, runs, sharding
+from cxv_jax import models, sharding
 from cxv_jax.augment import normalise
 from cxv_jax.checkpoint import Checkpointer
 from cxv_jax.data.images import decode, why
@@ -25,6 +25,7 @@ from cxv_jax.evaluation import Evaluation, evaluator
 from cxv_jax.jsonable import read
 from cxv_jax.phase import Phase
 from cxv_jax.records import Meta
+from cxv_jax.run_files import read_stored
 from cxv_jax.state import TrainState
 
 
@@ -87,7 +88,7 @@ def load_run(workdir: Path | str) -> Run:
             raise InputError(f"{where} is damaged ({error}); restore it") from error
         variables = checkpointer.restore(number, template, whole=False).variables()
     variables = jax.device_put(variables, sharding.replicated(sharding.create_mesh()))
-    return Run(model, variables, config, meta, number, runs.read_stored(Path(workdir)))
+    return Run(model, variables, config, meta, number, read_stored(Path(workdir)))
 
 
 def evaluate(run: Run, split: Split) -> Evaluation:

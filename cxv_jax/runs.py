@@ -5,7 +5,6 @@ import logging
 import shutil
 import statistics
 import time
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,25 +15,15 @@ from cxv_jax import distributed, machine, optimizer
 from cxv_jax.checkpoint import Checkpointer
 from cxv_jax.config import differences
 from cxv_jax.data.stored import Stored, check
-from cxv_jax.errors import InputError, os_fault
+from cxv_jax.errors import InputError
 from cxv_jax.files import write_text
 from cxv_jax.jsonable import read
 from cxv_jax.lock import FolderLock
 from cxv_jax.phase import Phase
 from cxv_jax.records import DataRecord, EpochRecord, Meta, PhaseSummary, Progress, Summary
+from cxv_jax.run_files import CONFIG, DATA, SUMMARY, cuts_anew, plain, read_json
 from cxv_jax.session import Session
 from cxv_jax.state import TrainState
-
-CONFIG, SUMMARY, DATA = "config.json", "summary.json", "data.json"
-CUTTING = (
-    "source",
-    "val_fraction",
-    "val_per_class",
-    "subset_per_class",
-    "splits",
-    "split_index",
-    "small_classes",
-)
 
 
 class Run:
@@ -139,7 +128,7 @@ class Run:
         if step is None:
             return None
         progress = self._meta(step).progress
-        return progress and progress.epoch
+        return None if progress is None else progress.epoch
 
     def summary(self, phases: dict[str, PhaseSummary]) -> Summary:
         """What the finished run says of itself."""
@@ -182,44 +171,6 @@ class Run:
             check(self.session.dataset, data.class_names, data.digest)
         template = self.session.phases[progress.phase].template
         return self.checkpointer.restore(latest, template), progress
-
-
-def kept_splits(workdir: str | Path, config: ConfigDict) -> Stored | None:
-    """The splits that the folder's run was started with; None: they are to be cut.
-
-    That is so in a new folder, in one of an older version, and where the config asks for others.
-
-    Raises:
-      InputError: ``data.json`` is damaged.
-    """
-    before, path = Path(workdir) / CONFIG, Path(workdir) / DATA
-    if not (before.is_file() and path.is_file()):
-        return None
-    if cuts_anew(read_json(before), plain(config)):
-        return None
-    return read_stored(Path(workdir))
-
-
-def read_stored(workdir: Path) -> Stored | None:
-    """The splits of the run in a folder; None if it tells none.
-
-    Raises:
-      InputError: ``data.json`` is damaged.
-    """
-    path = workdir / DATA
-    if not path.is_file():
-        return None
-    try:
-        return Stored.from_json(read_json(path))
-    except (TypeError, ValueError, AttributeError) as error:
-        raise InputError(f"{path} is damaged ({error}); restore it or start a new run") from error
-
-
-def cuts_anew(before: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
-    """Whether two configs, as plain data, ask for different splits."""
-    old, new = before.get("data"), now["data"]
-    old = old if isinstance(old, Mapping) else {}
-    return any(old.get(name, new.get(name)) != new.get(name) for name in CUTTING)
 
 
 def open_run(workdir: str | Path, config: ConfigDict, *, fork: bool, data: Stored) -> Path:
@@ -272,25 +223,3 @@ def finished(workdir: Path, config: ConfigDict) -> Summary | None:
     if not summary or summary.get("config") != plain(config):
         return None
     return read(Summary, summary, path)
-
-
-def plain(config: ConfigDict) -> dict[str, Any]:
-    """The config as JSON brings it back: tuples are lists."""
-    return json.loads(config.to_json())
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """What a JSON file of a run holds: an object.
-
-    Raises:
-      InputError: if it cannot be read, or is damaged.
-    """
-    try:
-        found = json.loads(path.read_bytes())
-    except OSError as error:
-        raise os_fault(error) from error
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{path} is damaged ({error}); restore it or delete the run") from error
-    if not isinstance(found, dict):
-        raise InputError(f"{path} is damaged (no JSON object); restore it or delete the run")
-    return found

@@ -21,6 +21,7 @@ from cxv_jax.memory_plan import fit_session
 from cxv_jax.phase import Phase
 from cxv_jax.records import Best, EpochRecord, HandoffRecord, PhaseSummary, Summary
 from cxv_jax.report import Report, final_table, to_log
+from cxv_jax.run_files import kept_splits
 from cxv_jax.runs import Run
 from cxv_jax.session import Session
 from cxv_jax.state import TrainState
@@ -67,7 +68,7 @@ def train_and_evaluate(
         return summary
     with FolderLock(workdir) as lock:
         take(lock)
-        keep = distributed.together(partial(runs.kept_splits, workdir, config))
+        keep = distributed.together(partial(kept_splits, workdir, config))
         session = fit_session(Session.of(config, keep=keep), say)
         if config.selection != "last":
             session.loader(config.selection)  # Refuses a split that is not there, before writing.
