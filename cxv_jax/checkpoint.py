@@ -15,12 +15,11 @@ of each phase, and does not replace an existing step.
 
 import json
 import logging
-import os
 import re
 import shutil
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import jax
 import jax.numpy as jnp
@@ -29,15 +28,13 @@ import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 from jaxtyping import PyTree
 
+from cxv_jax import step_folder
 from cxv_jax.errors import InputError
-from cxv_jax.files import sha256
+from cxv_jax.step_folder import CHECKSUMS, META, is_complete, is_half, seal
 
-CHECKSUMS = "checksums.sha256"
-META = "meta.json"
 NUM_LATEST = 2
 # What a killed save or a killed clean-up can leave behind, besides a plain number.
 _OURS = re.compile(r"\d+(\.new|\.old)?(\.orbax-checkpoint-tmp.*)?")
-_CHECKSUM_LINE = re.compile(r"([0-9a-f]{64})  (.+)\n")
 
 # Orbax logs through absl to the terminal; whatever matters it raises as well.
 logging.getLogger("absl").addFilter(lambda record: "/orbax/" not in record.pathname)
@@ -111,7 +108,7 @@ class Checkpointer:
         """
         self.wait()
         for path in self._directory.glob("*"):
-            if path.name.isdecimal() and not _is_complete(path) and any(path.glob("*")):
+            if is_half(path):
                 raise InputError(
                     f"{path} is half-written (no {CHECKSUMS} in it): put it right, or delete it to "
                     f"go on from the steps {self._steps()}"
@@ -126,6 +123,36 @@ class Checkpointer:
         """The last step saved with ``best_of=label``, None if there is none."""
         best = [step for step in self.steps() if self._record(step)["best_of"] == label]
         return max(best, default=None)
+
+    def set_aside(self) -> list[str]:
+        """Renames the steps that are not as they were written (``20.damaged``): none is in the way.
+
+        Reads every file of every step. Call it on one process, before anything else is asked.
+
+        Returns:
+          A line about each of them.
+
+        Raises:
+          InputError: no step is good.
+        """
+        folders = list(self._directory.glob("*"))
+        found = {path: step_folder.fault(path) for path in folders if is_complete(path)}
+        found |= {p: f"{p} is half-written (no {CHECKSUMS} in it)" for p in folders if is_half(p)}
+        faults = {int(path.name): fault for path, fault in found.items() if fault}
+        good = [step for step in self._steps() if step not in faults]
+        if faults and not good:
+            raise InputError(
+                f"no checkpoint in {self._directory} is good: {'; '.join(faults.values())}: "
+                "put one right, or start anew in another workdir"
+            )
+        return [f"{fault}: {self._rename(step)}" for step, fault in sorted(faults.items())]
+
+    def _rename(self, step: int) -> str:
+        folder = self._directory / str(step)
+        names = (f"{step}.damaged{n or ''}" for n in range(1000))
+        name = next(n for n in names if not (self._directory / n).exists())
+        folder.rename(self._directory / name)
+        return f"this checkpoint was set aside as {name}"
 
     def meta(self, step: int) -> dict[str, Any]:
         """The ``meta`` saved with ``step``; verified, and reads no arrays.
@@ -193,9 +220,11 @@ class Checkpointer:
 
     def close(self) -> None:
         """Waits for the last save and ends the threads; safe to call twice."""
-        self.wait()
-        self._thread.shutdown()
-        self._orbax.close()
+        try:
+            self.wait()
+        finally:
+            self._thread.shutdown()
+            self._orbax.close()
 
     def _finish(self, step: int, record: str) -> None:
         """Makes the step that Orbax has written a complete one, then drops what is not kept."""
@@ -204,7 +233,7 @@ class Checkpointer:
             return
         new, folder = self._directory / f"{step}.new", self._directory / str(step)
         (new / META).write_text(record)
-        _write_checksums(new)
+        seal(new)
         if folder.exists():
             folder.rename(folder.with_suffix(".old"))
         new.rename(folder)
@@ -230,17 +259,19 @@ class Checkpointer:
     def _steps(self) -> list[int]:
         if not self._directory.is_dir():
             return []
-        return sorted(int(path.name) for path in self._directory.iterdir() if _is_complete(path))
+        return sorted(int(path.name) for path in self._directory.iterdir() if is_complete(path))
 
     def _sweep(self) -> None:
         """Removes half-written and dropped steps, and nothing else."""
         for path in self._directory.iterdir():
-            if path.is_dir() and _OURS.fullmatch(path.name) and not _is_complete(path):
+            if path.is_dir() and _OURS.fullmatch(path.name) and not is_complete(path):
                 shutil.rmtree(path)
 
     def _record(self, step: int) -> dict[str, Any]:
         self._verify(step, only=META)
-        return json.loads((self._directory / str(step) / META).read_text())
+        record = step_folder.record(self._directory / str(step))
+        assert record is not None  # As just verified.
+        return record
 
     def _verify(self, step: int, only: str | None = None) -> None:
         """Compares the files of a step, or only one of them, with their checksums."""
@@ -248,22 +279,14 @@ class Checkpointer:
             raise InputError(
                 f"{self._directory} has no complete step {step}, but {self._steps()}: name another"
             )
-        folder = self._directory / str(step)
-        listed = _read_checksums(folder)
-        present = {str(path.relative_to(folder)) for path in _files(folder)}
-        for name in [only] if only else sorted(listed.keys() | present):
-            if name not in present:
-                self._refuse(step, name, "is missing")
-            if name not in listed:
-                self._refuse(step, name, f"is not listed in {CHECKSUMS}")
-            if sha256(folder / name) != listed[name]:
-                self._refuse(step, name, "is not as it was written (its checksum differs)")
+        if fault := step_folder.fault(self._directory / str(step), only):
+            self._refuse(step, fault)
 
-    def _refuse(self, step: int, name: str, fault: str) -> None:
+    def _refuse(self, step: int, fault: str) -> NoReturn:
         folder = self._directory / str(step)
         earlier = [other for other in self._steps() if other < step]
         result = f"fall back to step {earlier[-1]}" if earlier else "start from the beginning"
-        raise InputError(f"{folder / name} {fault}: put it right, or delete {folder} to {result}")
+        raise InputError(f"{fault}: put it right, or delete {folder} to {result}")
 
     def _check_match(self, step: int, saved: dict[str, str], wanted: dict[str, str]) -> None:
         differ = sorted({path for path, _ in saved.items() ^ wanted.items()})
@@ -312,32 +335,3 @@ def _empty(leaf: Any) -> Any:
     zeros = np.zeros(leaf.shape, leaf.dtype)
     sharding = getattr(leaf, "sharding", None)
     return zeros if sharding is None else jax.device_put(zeros, sharding)
-
-
-def _is_complete(folder: Path) -> bool:
-    return folder.name.isdecimal() and (folder / CHECKSUMS).is_file()
-
-
-def _files(folder: Path) -> list[Path]:
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
-    return [path for path in files if path != folder / CHECKSUMS]
-
-
-def _read_checksums(folder: Path) -> dict[str, str]:
-    """Checksums by file name; a spoilt line lists nothing, so its file is refused as unlisted."""
-    text = (folder / CHECKSUMS).read_bytes().decode(errors="replace")
-    lines = [_CHECKSUM_LINE.fullmatch(line) for line in text.splitlines(keepends=True)]
-    return {line[2]: line[1] for line in lines if line}
-
-
-def _write_checksums(folder: Path) -> None:
-    """Lists every file of the step, once all of them are safe from a power cut."""
-    lines = []
-    for path in _files(folder):
-        with path.open("rb") as file:
-            os.fsync(file.fileno())
-        lines.append(f"{sha256(path)}  {path.relative_to(folder)}\n")
-    with (folder / CHECKSUMS).open("w") as file:
-        file.writelines(lines)
-        file.flush()
-        os.fsync(file.fileno())

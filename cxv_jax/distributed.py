@@ -12,7 +12,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from cxv_jax.errors import InputError
+from cxv_jax.errors import InputError, os_fault
 
 VARIABLES = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
 ARGUMENTS = ("coordinator=HOST:PORT", "num_processes=COUNT", "process_id=NUMBER")
@@ -102,6 +102,8 @@ def together(work: Callable[[], Result]) -> Result:
         result = work()
     except InputError as own:
         error = own
+    except OSError as own:
+        error = os_fault(own)
     if agree(lambda: int(error is not None))():
         raise error or InputError("another process could not go on, see what it says")
     return cast(Result, result)

@@ -13,6 +13,18 @@ class InputError(ValueError):
     """
 
 
+def os_fault(error: OSError) -> InputError:
+    """What the operating system refuses, in one line: the file, then why.
+
+    Example:
+      >>> str(os_fault(FileNotFoundError(2, "No such file or directory", "/x")))
+      '/x: No such file or directory'
+    """
+    files = [str(name) for name in (error.filename, error.filename2) if name is not None]
+    reason = error.strerror or " ".join(str(error).split()) or type(error).__name__
+    return InputError(": ".join([*files, reason]))
+
+
 def nearest(word: str, choices: Iterable[str]) -> str:
     """The end of a message about an unknown ``word``: the nearest choice, or all of them.
 

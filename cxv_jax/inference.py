@@ -19,10 +19,13 @@ from cxv_jax.checkpoint import Checkpointer
 from cxv_jax.data.images import decode, why
 from cxv_jax.data.loader import make_loader
 from cxv_jax.data.splits import Split
+from cxv_jax.data.stored import Stored
 from cxv_jax.errors import InputError
 from cxv_jax.evaluation import Evaluation, evaluator
+from cxv_jax.jsonable import read
 from cxv_jax.phase import Phase
 from cxv_jax.records import Meta
+from cxv_jax.run_files import read_stored
 from cxv_jax.state import TrainState
 
 
@@ -36,6 +39,7 @@ class Run:
       config: of the run.
       meta: what the checkpoint says of itself.
       step: of the checkpoint: the best of phase two, else the best of phase one, else the latest.
+      splits: that it was trained and tested on, if the folder tells.
     """
 
     model: nn.Module
@@ -43,6 +47,7 @@ class Run:
     config: ConfigDict
     meta: Meta
     step: int
+    splits: Stored | None = None
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -61,7 +66,7 @@ class Run:
 
 
 def load_run(workdir: Path | str) -> Run:
-    """Load the best weights of a run folder, of which only ``checkpoints/`` is read.
+    """Load the best weights of a run folder: ``checkpoints/``, and ``data.json`` if it is there.
 
     Raises:
       InputError: no such folder, no complete checkpoint in it, or a damaged one.
@@ -73,13 +78,17 @@ def load_run(workdir: Path | str) -> Run:
         number = _choose_step(checkpointer)
         if number is None:
             raise InputError(f"{folder} holds no complete checkpoint: train the run first")
-        meta = Meta.from_json(checkpointer.meta(number))
+        where = f"the record of checkpoint {number} in {folder}"
+        meta = read(Meta, checkpointer.meta(number), where)
         config, dataset = ConfigDict(meta.config), meta.dataset
-        model = models.create(num_classes=len(dataset.class_names), **config.model)
-        template = _weights(model, dataset.image_shape, ema=config.ema_decay > 0)
+        try:
+            model = models.create(num_classes=len(dataset.class_names), **config.model)
+            template = _weights(model, dataset.image_shape, ema=config.ema_decay > 0)
+        except (AttributeError, KeyError, TypeError) as error:
+            raise InputError(f"{where} is damaged ({error}); restore it") from error
         variables = checkpointer.restore(number, template, whole=False).variables()
     variables = jax.device_put(variables, sharding.replicated(sharding.create_mesh()))
-    return Run(model, variables, config, meta, number)
+    return Run(model, variables, config, meta, number, read_stored(Path(workdir)))
 
 
 def evaluate(run: Run, split: Split) -> Evaluation:

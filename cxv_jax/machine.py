@@ -1,5 +1,6 @@
 """The machine a program runs on: memory, devices, versions, time; the only place that asks it."""
 
+import logging
 import os
 import sys
 import time
@@ -69,6 +70,22 @@ def environment() -> dict[str, Any]:
         "versions": {name: version(name) for name in PACKAGES},
         **peak_memory(),
     }
+
+
+def try_lock(descriptor: int) -> bool:
+    """Lock an open file until it is closed; False if somebody else has locked it.
+
+    True without a lock where there are none: on Windows, and on file systems that lack them.
+    """
+    try:
+        import fcntl  # Not on Windows.
+
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except (ImportError, OSError):
+        logging.getLogger(__name__).warning("files cannot be locked here: start no second process")
+    return True
 
 
 def launched() -> float:

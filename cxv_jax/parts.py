@@ -1,5 +1,6 @@
 """The parts that a config names: data set, loaders, optimizers."""
 
+from collections.abc import Iterable
 from typing import Any
 
 import jax
@@ -11,18 +12,21 @@ from cxv_jax import optimizer, sharding
 from cxv_jax.attention import random_projection
 from cxv_jax.data import sources
 from cxv_jax.data.loader import Loader, make_loader
+from cxv_jax.data.stored import Stored
 from cxv_jax.errors import InputError
 from cxv_jax.phase import Phase
 
 
-def load_dataset(config: ConfigDict) -> sources.Dataset:
-    """The data set that ``config.data`` names, with its splits fixed by ``config.seed``."""
+def load_dataset(
+    config: ConfigDict, keep: Stored | None = None, wanted: Iterable[str] = ()
+) -> sources.Dataset:
+    """The data set that ``config.data`` names, its splits kept or else fixed by ``config.seed``."""
     fields = (
         *("val_fraction", "val_per_class", "subset_per_class", "splits", "split_index"),
         *("image_size", "data_dir", "on_bad_image", "small_classes"),
     )
     options = {k: config.data[k] for k in fields if k in config.data}  # Older runs lack some.
-    return sources.load(config.data.source, seed=config.seed, **options)
+    return sources.load(config.data.source, seed=config.seed, keep=keep, wanted=wanted, **options)
 
 
 def make_optimizer(

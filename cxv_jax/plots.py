@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Int, UInt8
 
 from cxv_jax.files import replace
+from cxv_jax.text import printable
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -23,6 +24,7 @@ MOST_NAMES = 60
 DPI = 130
 # Of a contact sheet, in pixels: the least side of an image, the space around it, and for text.
 CELL, GAP, BLOCK_GAP, HEADER, LETTER = 64, 2, 16, 36, 10
+LONGEST_TITLE = 90
 LONGEST_NAME = 20  # Letters of a row's name before it is cut short.
 ORANGE, BLUE, PALE_BLUE, GREY = "#c44e20", "#1f5fa8", "#6f9bd1", "#9a9a9a"
 TRAIN, HELD_OUT, HANDOFF = GREY, BLUE, ORANGE
@@ -100,7 +102,7 @@ def curves(
     for ax in axes:
         _finish_panel(ax, handoffs)
     axes[0].legend(frameon=False)
-    figure.suptitle(title, parse_math=False)
+    figure.suptitle(_shortened(title, LONGEST_TITLE), parse_math=False)
     save(figure, path)
 
 
@@ -131,9 +133,10 @@ def confusion(
             color = "white" if shares[row, column] > 0.5 else "black" if number else "0.8"
             ax.text(column, row, str(number), ha="center", va="center", color=color, fontsize=8)
     if count <= MOST_NAMES:
-        ax.set_xticks(range(count), class_names, rotation=90, fontsize=8)
-        ax.set_yticks(range(count), class_names, fontsize=8)
-    ax.set(xlabel="predicted class", ylabel="true class", title=title)
+        names = [_shortened(name) for name in class_names]
+        ax.set_xticks(range(count), names, rotation=90, fontsize=8)
+        ax.set_yticks(range(count), names, fontsize=8)
+    ax.set(xlabel="predicted class", ylabel="true class", title=_shortened(title, LONGEST_TITLE))
     for text in (ax.title, *ax.get_xticklabels(), *ax.get_yticklabels()):
         text.set_parse_math(False)  # A class may be called $5.
     save(figure, path)
@@ -168,8 +171,11 @@ def _tiled(block: np.ndarray) -> np.ndarray:
     return cells.swapaxes(1, 2).reshape(rows * height, columns * width, channels)
 
 
-def _shortened(name: str) -> str:
-    return name if len(name) <= LONGEST_NAME else name[: LONGEST_NAME - 1] + "…"
+def _shortened(name: str, longest: int = LONGEST_NAME) -> str:
+    """A name without what cannot be drawn, its middle left out where it is too long."""
+    name = printable(name)
+    half = longest // 2
+    return name if len(name) <= longest else f"{name[: longest - half - 1]}…{name[-half:]}"
 
 
 def _text(figure: "Figure", x: float, y: float, text: str, ha: str) -> None:

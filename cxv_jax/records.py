@@ -1,36 +1,14 @@
 """What a run writes down: lines of ``metrics.jsonl``, ``summary.json``, each checkpoint's record.
 
-Top-1 and top-5 are fractions in 0..1, losses nats. Files of older versions are read too: fields
-they lack get their defaults, fields unknown here are dropped.
+Top-1 and top-5 are fractions in 0..1, losses nats.
 """
 
 import dataclasses
 import math
-from collections.abc import Callable, Mapping
-from typing import Any, TypeVar
+from typing import Any
 
+from cxv_jax.jsonable import Record
 from cxv_jax.phase import Phase
-
-R = TypeVar("R", bound="Record")
-
-
-class Record:
-    """A dataclass that goes to JSON and comes back."""
-
-    def to_json(self) -> dict[str, Any]:
-        """As plain data; nested records too."""
-        return dataclasses.asdict(self)  # type: ignore[call-overload]
-
-    @classmethod
-    def from_json(cls: type[R], data: Mapping[str, Any]) -> R:
-        """The record that ``data`` was made of, whatever version wrote it.
-
-        Raises:
-          TypeError: a field without default is missing.
-        """
-        names = {field.name for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
-        known = {name: value for name, value in data.items() if name in names}
-        return cls(**{k: READERS.get((cls, k), _as_it_is)(x) for k, x in known.items()})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -150,7 +128,7 @@ class Progress(Record):
 
 @dataclasses.dataclass(frozen=True)
 class DataRecord(Record):
-    """What prediction needs to know of the data.
+    """What prediction and a resumed run need to know of the data.
 
     Attributes:
       class_names: in the order of the logits.
@@ -158,6 +136,7 @@ class DataRecord(Record):
       name: of the data set.
       named: False for numbers in place of names (imported weights).
       white: the value that was read as 255 in images of more than 8 bits; 0: there were none.
+      digest: of classes, images of every split and labels; empty: not known.
     """
 
     class_names: tuple[str, ...]
@@ -165,6 +144,7 @@ class DataRecord(Record):
     name: str = ""
     named: bool = True
     white: float = 0.0
+    digest: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -176,12 +156,14 @@ class Meta(Record):
       dataset: what it was trained on.
       progress: where training stood; None for imported weights.
       selection: the split that selected the weights; empty for imported weights.
+      last: the last epoch's record, for a ``metrics.jsonl`` that has lost it.
     """
 
     config: dict[str, Any]
     dataset: DataRecord
     progress: Progress | None = None
     selection: str = ""
+    last: EpochRecord | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -242,25 +224,3 @@ class Summary(Record):
     date: str = ""
     python: str = ""
     versions: dict[str, str] = dataclasses.field(default_factory=dict)
-
-
-def _as_it_is(value: Any) -> Any:
-    return value
-
-
-def _by_key(kind: type[R]) -> Callable[[dict[str, Any]], dict[str, R]]:
-    return lambda data: {key: kind.from_json(value) for key, value in data.items()}
-
-
-# What JSON does not bring back as it was, by record and field.
-READERS: dict[tuple[type, str], Callable[[Any], Any]] = {
-    (EpochRecord, "phase"): Phase,
-    (HandoffRecord, "phase"): Phase,
-    (Progress, "phase"): Phase,
-    (Progress, "best"): _by_key(Best),
-    (DataRecord, "class_names"): tuple,
-    (DataRecord, "image_shape"): tuple,
-    (Meta, "dataset"): DataRecord.from_json,
-    (Meta, "progress"): lambda data: data and Progress.from_json(data),
-    (Summary, "phases"): _by_key(PhaseSummary),
-}

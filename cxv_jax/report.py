@@ -15,10 +15,10 @@ from tqdm import tqdm
 
 from cxv_jax import plots
 from cxv_jax.files import write_text
+from cxv_jax.journal import Journal
 from cxv_jax.phase import Phase
 from cxv_jax.records import EpochRecord, HandoffRecord, Summary
 
-METRICS = "metrics.jsonl"
 SCALARS = {
     "train_loss": "loss/train",
     "val_loss": "loss/{split}",
@@ -47,6 +47,7 @@ class Report:
       quiet: no progress bar, for logs; None: where stdout is not a terminal.
       resume_step: the step training goes on from. What was recorded beyond it is dropped, since it
         is computed again; TensorBoard hides it.
+      last: the last epoch before that step, recorded again where its line was lost.
       launched: when the program was started (``time.time()``), to say how long the first step made
         a person wait; None: no such line.
       say: takes what a person is to read.
@@ -58,6 +59,7 @@ class Report:
         *,
         quiet: bool | None = None,
         resume_step: int = 0,
+        last: EpochRecord | None = None,
         launched: float | None = None,
         say: Callable[[str], None] = to_log,
     ) -> None:
@@ -69,9 +71,12 @@ class Report:
         self._launched, self._epoch_started = launched, time.time()
         if self._first:
             self._workdir.mkdir(parents=True, exist_ok=True)
-            _drop_beyond(self._workdir / METRICS, resume_step)
+            self._journal = Journal(self._workdir)
+            mended = self._journal.cut_back(resume_step, last)
             folder = self._workdir / "tensorboard"
             self._tensorboard = SummaryWriter(str(folder), purge_step=resume_step + 1)
+            if mended:
+                self.message(mended)
 
     def __enter__(self) -> "Report":
         return self
@@ -100,7 +105,7 @@ class Report:
     def end_epoch(self, record: EpochRecord) -> None:
         """Print one line; append ``record`` to ``metrics.jsonl`` and its scalars to TensorBoard."""
         self._split = record.selection
-        self._record("epoch", record)
+        self._record(record)
         if self._first:
             for name, tag in SCALARS.items():
                 tag = tag.format(split=self._split)
@@ -112,7 +117,7 @@ class Report:
 
     def hand_over(self, record: HandoffRecord) -> None:
         """Print and record that the second optimizer takes over."""
-        self._record("handoff", record)
+        self._record(record)
         self.message(handoff_line(record, self._split))
 
     def message(self, text: str) -> None:
@@ -126,14 +131,17 @@ class Report:
         if not self._first:
             return
         self._drop_bar()
-        plots.curves(
-            _read(self._workdir / METRICS),
-            self._workdir / "curves.png",
-            title=f"{summary.model} on {summary.dataset}: {test_line(summary)}",
-            split=summary.selection,
-        )
         text = json.dumps(summary.to_json(), indent=2)
         write_text(self._workdir / "summary.json", text + "\n")
+        try:
+            plots.curves(
+                self._journal.read(),
+                self._workdir / "curves.png",
+                title=f"{summary.model} on {summary.dataset}: {test_line(summary)}",
+                split=summary.selection,
+            )
+        except Exception as error:  # Matplotlib's; the run and its figures are whole without it.
+            self.message(f"warning: curves.png could not be drawn ({error})")
         self.message("\n".join(final_table(summary)))
 
     def close(self) -> None:
@@ -142,10 +150,9 @@ class Report:
         if self._first:
             self._tensorboard.close()
 
-    def _record(self, kind: str, record: EpochRecord | HandoffRecord) -> None:
+    def _record(self, record: EpochRecord | HandoffRecord) -> None:
         if self._first:
-            with (self._workdir / METRICS).open("a") as file:
-                file.write(json.dumps({"kind": kind, **record.to_json()}) + "\n")
+            self._journal.append(record)
 
     def _drop_bar(self) -> None:
         if self._bar is not None:
@@ -249,23 +256,6 @@ def final_table(summary: Summary) -> list[str]:
         lines.append("selected on the test split, as in the paper: test figures are not held out")
     lines.append(f"details in {summary.workdir}: summary.json, curves.png, metrics.jsonl")
     return [*lines, test_line(summary)]
-
-
-def _read(path: Path) -> list[dict[str, Any]]:
-    """The records of ``metrics.jsonl``, without a line that a killed process left half-written."""
-    records = []
-    for line in path.read_text().splitlines() if path.exists() else ():
-        with contextlib.suppress(ValueError):
-            records.append(json.loads(line))
-    return records
-
-
-def _drop_beyond(path: Path, step: int) -> None:
-    """Keep the records up to ``step``, but not a handoff at ``step``: that one is made again."""
-    if not path.exists():
-        return
-    kept = [r for r in _read(path) if r["step"] < step + (r["kind"] != "handoff")]
-    write_text(path, "".join(json.dumps(record) + "\n" for record in kept))
 
 
 def _percent(fraction: float | None) -> str:

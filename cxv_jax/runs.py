@@ -1,6 +1,7 @@
 """A run and its folder: opened, compared with its config, resumed, saved, finished."""
 
 import json
+import logging
 import shutil
 import statistics
 import time
@@ -10,35 +11,49 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from cxv_jax import machine
+from cxv_jax import distributed, machine, optimizer
 from cxv_jax.checkpoint import Checkpointer
 from cxv_jax.config import differences
+from cxv_jax.data.stored import Stored, check
 from cxv_jax.errors import InputError
 from cxv_jax.files import write_text
+from cxv_jax.jsonable import read
+from cxv_jax.lock import FolderLock
 from cxv_jax.phase import Phase
-from cxv_jax.records import DataRecord, Meta, PhaseSummary, Progress, Summary
+from cxv_jax.records import DataRecord, EpochRecord, Meta, PhaseSummary, Progress, Summary
+from cxv_jax.run_files import CONFIG, DATA, SUMMARY, cuts_anew, plain, read_json
 from cxv_jax.session import Session
 from cxv_jax.state import TrainState
-
-CONFIG, SUMMARY = "config.json", "summary.json"
 
 
 class Run:
     """A run while it trains, resumed from the latest checkpoint in its folder; a context manager.
+
+    Args:
+      config: the user's.
+      session: that trains it, within the memory that the config allows.
+      folder: the run's.
+      lock: of the folder, asked before each save whether the folder is still there.
 
     Attributes:
       config: the user's.
       session: that trains it, within the memory that the config allows.
       folder: the run's.
       checkpointer: closed on leaving.
+      faults: of checkpoints that are damaged and were set aside, a line each.
       state: the arrays.
       progress: where the run stands besides.
+      last: the record of the last epoch, None before there is one.
       epoch_seconds: of the steps of the last epoch.
     """
 
-    def __init__(self, config: ConfigDict, session: Session, folder: Path):
+    def __init__(self, config: ConfigDict, session: Session, folder: Path, lock: FolderLock):
         self.config, self.session, self.folder = config, session, folder
         self.checkpointer = Checkpointer(folder / "checkpoints")
+        self._lock = lock
+        self.last: EpochRecord | None = None
+        self._digest = Stored.of(session.dataset).digest
+        self.faults = distributed.together(self._set_aside)
         self.state, self.progress = self._begin()
         self.epoch_seconds = 0.0
         self._started = time.time() - self.progress.seconds
@@ -46,8 +61,13 @@ class Run:
     def __enter__(self) -> "Run":
         return self
 
-    def __exit__(self, *_: Any) -> None:
-        self.checkpointer.close()
+    def __exit__(self, kind: type | None, *_: Any) -> None:
+        try:
+            self.checkpointer.close()  # Waits for the save in flight.
+        except InputError as fault:
+            if kind is None:
+                raise
+            logging.getLogger(__name__).error("%s", fault)  # What ended the run goes first.
 
     def goes_on(self) -> bool:
         """Whether the running phase has another epoch."""
@@ -65,12 +85,17 @@ class Run:
 
     def save(self, best_of: str | None = None) -> None:
         """Checkpoint the run; ``best_of`` is the key of the phase whose best weights these are."""
+        self._lock.check()
         self.progress.seconds = time.time() - self._started
         dataset = self.session.dataset
         data = DataRecord(
-            dataset.class_names, dataset.image_shape, dataset.name, white=dataset.white
+            class_names=dataset.class_names,
+            image_shape=dataset.image_shape,
+            name=dataset.name,
+            white=dataset.white,
+            digest=self._digest,
         )
-        meta = Meta(self.config.to_dict(), data, self.progress, self.config.selection)
+        meta = Meta(self.config.to_dict(), data, self.progress, self.config.selection, self.last)
         self.checkpointer.save(int(self.state.step), self.state, meta.to_json(), best_of=best_of)
 
     def restore_best(self, phase: Phase) -> TrainState:
@@ -85,6 +110,25 @@ class Run:
                 f"the checkpoint with the best weights of {phase} is gone: start a new run"
             )
         return self.checkpointer.restore(best, self.session.phases[phase].template)
+
+    @property
+    def learning_rate(self) -> float:
+        """The largest of the optimizer's."""
+        rates = optimizer.learning_rates(self.state.opt_state)
+        return float(max(jax.device_get(list(rates.values()))))
+
+    def lost_bests(self) -> list[str]:
+        """Keys of the phases whose best weights are no longer among the checkpoints."""
+        return [
+            key for key, best in self.progress.best.items() if self._best_epoch(key) != best.epoch
+        ]
+
+    def _best_epoch(self, key: str) -> int | None:
+        step = self.checkpointer.best_step(key)
+        if step is None:
+            return None
+        progress = self._meta(step).progress
+        return None if progress is None else progress.epoch
 
     def summary(self, phases: dict[str, PhaseSummary]) -> Summary:
         """What the finished run says of itself."""
@@ -106,25 +150,35 @@ class Run:
             **machine.environment(),
         )
 
+    def _set_aside(self) -> list[str]:
+        return self.checkpointer.set_aside() if jax.process_index() == 0 else []
+
+    def _meta(self, step: int) -> Meta:
+        where = f"the record of checkpoint {step} in {self.folder}"
+        return read(Meta, self.checkpointer.meta(step), where)
+
     def _begin(self) -> tuple[TrainState, Progress]:
         latest = self.checkpointer.latest_step()
         if latest is None:
             return self.session.phases[Phase.ONE].begin(), Progress()
-        progress = Meta.from_json(self.checkpointer.meta(latest)).progress
+        meta = self._meta(latest)
+        progress, data, self.last = meta.progress, meta.dataset, meta.last
         if progress is None:
             raise InputError(
                 f"{self.folder} holds imported weights, which no training can go on from"
             )
+        if not cuts_anew(meta.config, plain(self.config)):
+            check(self.session.dataset, data.class_names, data.digest)
         template = self.session.phases[progress.phase].template
         return self.checkpointer.restore(latest, template), progress
 
 
-def open_run(workdir: str | Path, config: ConfigDict, *, fork: bool) -> Path:
+def open_run(workdir: str | Path, config: ConfigDict, *, fork: bool, data: Stored) -> Path:
     """Make the folder, or check that it belongs to this config.
 
     With ``fork`` the folder's old config is kept as ``config.N.json`` and training goes on under
     the new one. Of several processes all compare and the first writes; :func:`check_joined` is to
-    follow when it has.
+    follow when it has. The splits are written before the config, so that no config lacks them.
 
     Raises:
       InputError: if the config differs from the folder's, naming the fields; if the path is a file.
@@ -144,6 +198,7 @@ def open_run(workdir: str | Path, config: ConfigDict, *, fork: bool) -> Path:
         if differing:  # A copy: whoever else reads the config now finds the old or the new one.
             number = len(list(workdir.glob("config.*.json"))) + 1
             shutil.copy(path, workdir / f"config.{number}.json")
+        write_text(workdir / DATA, json.dumps(data.to_json()) + "\n")
         write_text(path, text)
     return workdir
 
@@ -165,23 +220,6 @@ def finished(workdir: Path, config: ConfigDict) -> Summary | None:
     """The summary of a run that this config has brought to its end, else None."""
     path = workdir / SUMMARY
     summary = read_json(path) if path.exists() else None
-    if not summary or summary["config"] != plain(config):
+    if not summary or summary.get("config") != plain(config):
         return None
-    return Summary.from_json(summary)
-
-
-def plain(config: ConfigDict) -> dict[str, Any]:
-    """The config as JSON brings it back: tuples are lists."""
-    return json.loads(config.to_json())
-
-
-def read_json(path: Path) -> Any:
-    """What a JSON file of a run holds.
-
-    Raises:
-      InputError: if it is damaged.
-    """
-    try:
-        return json.loads(path.read_text())
-    except ValueError as error:
-        raise InputError(f"{path} is damaged ({error}); restore it or delete the run") from error
+    return read(Summary, summary, path)

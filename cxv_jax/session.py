@@ -11,6 +11,7 @@ from cxv_jax import augment, distributed, models, sharding, step
 from cxv_jax import state as train_states
 from cxv_jax.data.loader import Loader
 from cxv_jax.data.splits import Dataset
+from cxv_jax.data.stored import Stored
 from cxv_jax.errors import InputError
 from cxv_jax.evaluation import Evaluation, evaluator
 from cxv_jax.parts import load_dataset, make_optimizer, redraw_projections, split_loader
@@ -52,6 +53,7 @@ class Session:
         config: ConfigDict,
         *,
         dataset: Dataset | None = None,
+        keep: Stored | None = None,
         devices: int | None = None,
     ) -> "Session":
         """Wire a config; of several processes all call it.
@@ -59,13 +61,14 @@ class Session:
         Args:
           config: see ``experiments/configs``.
           dataset: in place of the one that ``config.data`` names.
+          keep: its splits, in place of new ones.
           devices: only so many, the first ones; None: all.
 
         Raises:
           InputError: for a config or data that cannot be used.
         """
         mesh = sharding.create_mesh(config.fsdp, devices)
-        dataset = dataset or distributed.together(partial(load_dataset, config))
+        dataset = dataset or distributed.together(partial(load_dataset, config, keep))
         return cls(config, mesh, dataset, split_loader(config, mesh, dataset, "train"), {})
 
     def with_(self, **fields: Any) -> "Session":

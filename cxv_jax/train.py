@@ -6,20 +6,22 @@ import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import jax
 from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
-from cxv_jax import distributed, metrics, optimizer, runs, sharding
+from cxv_jax import distributed, divergence, metrics, runs, sharding
 from cxv_jax.config import check_config
+from cxv_jax.data.stored import Stored
 from cxv_jax.errors import InputError
 from cxv_jax.interrupt import Interrupt, Interrupted
+from cxv_jax.lock import FolderLock
 from cxv_jax.memory_plan import fit_session
 from cxv_jax.phase import Phase
 from cxv_jax.records import Best, EpochRecord, HandoffRecord, PhaseSummary, Summary
 from cxv_jax.report import Report, final_table, to_log
+from cxv_jax.run_files import kept_splits
 from cxv_jax.runs import Run
 from cxv_jax.session import Session
 from cxv_jax.state import TrainState
@@ -54,7 +56,8 @@ def train_and_evaluate(
       The summary that is also written to ``workdir/summary.json``.
 
     Raises:
-      InputError: for bad config, data or checkpoints, and for a loss that is not finite.
+      InputError: for bad config, data or checkpoints, a folder that another process trains in,
+        and a loss that is not finite.
       Interrupted: after SIGINT or SIGTERM, with the state saved.
     """
     launched = time.time() if launched is None else launched
@@ -63,23 +66,57 @@ def train_and_evaluate(
     if (summary := runs.finished(Path(workdir), config)) is not None:
         say("\n".join([f"{workdir} is already finished", *final_table(summary)]))
         return summary
-    session = fit_session(Session.of(config), say)
-    if config.selection != "last":
-        session.loader(config.selection)  # Refuses a split that is not there before it writes.
-    folder = distributed.together(partial(runs.open_run, workdir, config, fork=fork))
-    distributed.together(partial(runs.check_joined, folder, config))
-    with Interrupt() as interrupt, Run(config, session, folder) as run:
-        resumed = int(run.state.step)
-        with Report(folder, quiet=quiet, resume_step=resumed, launched=launched, say=say) as report:
-            report.message(introduction(run))
-            while True:
-                while run.goes_on():
-                    run_epoch(run, report, interrupt)
-                    end_epoch(run, report)
-                    stop_if_asked(run, interrupt)
-                if run.progress.phase is Phase.TWO or not config.phase2.epochs:
-                    return final_test(run, report)
-                hand_over(run, report)
+    with FolderLock(workdir) as lock:
+        take(lock)
+        keep = distributed.together(partial(kept_splits, workdir, config))
+        session = fit_session(Session.of(config, keep=keep), say)
+        if config.selection != "last":
+            session.loader(config.selection)  # Refuses a split that is not there, before writing.
+        data = Stored.of(session.dataset)
+        folder = distributed.together(partial(runs.open_run, workdir, config, fork=fork, data=data))
+        distributed.together(partial(runs.check_joined, folder, config))
+        take(lock)  # The folder may be a new one.
+        with Interrupt() as interrupt, Run(config, session, folder, lock) as run:
+            step = int(run.state.step)
+            with Report(
+                folder, quiet=quiet, resume_step=step, last=run.last, launched=launched, say=say
+            ) as report:
+                report.message("\n".join([*run.faults, introduction(run)]))
+                mend_best(run, report)
+                return run_phases(run, report, interrupt)
+
+
+def take(lock: FolderLock) -> None:
+    """Keep other runs out of the folder, if it is there; the first of several processes does."""
+    distributed.together(lambda: lock.take() if jax.process_index() == 0 else None)
+
+
+def mend_best(run: Run, report: Report) -> None:
+    """Let the latest weights stand in for the best ones, where those are gone."""
+    progress, best = run.progress, run.progress.best_so_far()
+    for key in run.lost_bests():
+        lost = progress.best.pop(key)
+        report.message(f"the best weights of {Phase.of_key(key)} (epoch {lost.epoch}) are gone")
+    if progress.best_so_far() == best:
+        return
+    found = figures(run, run.state, run.config.selection)
+    latest = dataclasses.replace(found or Best(0.0, 0.0, 0.0), epoch=progress.epoch)
+    if found is None or progress.best_so_far() < latest:
+        progress.best[progress.phase.key] = latest
+        report.message(f"the latest ones (epoch {latest.epoch}) take their place")
+        run.save(best_of=progress.phase.key)
+
+
+def run_phases(run: Run, report: Report, interrupt: Interrupt) -> Summary:
+    """What is left of both phases, and the test."""
+    while True:
+        while run.goes_on():
+            run_epoch(run, report, interrupt)
+            end_epoch(run, report)
+            stop_if_asked(run, interrupt)
+        if run.progress.phase is Phase.TWO or not run.config.phase2.epochs:
+            return final_test(run, report)
+        hand_over(run, report)
 
 
 def introduction(run: Run) -> str:
@@ -121,6 +158,7 @@ def run_epoch(run: Run, report: Report, interrupt: Interrupt) -> None:
     if late is not None:
         read_metrics(run, report, *late)
     if progress.steps < total:
+        divergence.check(run)
         run.save()
         stop_if_asked(run, interrupt)
     run.end_steps((total - done) * run.config.batch_size)
@@ -131,11 +169,7 @@ def read_metrics(run: Run, report: Report, count: int, sums: metrics.Sums) -> No
     progress, sums = run.progress, jax.device_get(sums)
     progress.steps += count
     if not math.isfinite(sums["loss"]):
-        raise InputError(
-            f"the training loss is {sums['loss']} in step {progress.steps} of epoch "
-            f"{progress.epoch + 1}; the last checkpoint is good: lower config."
-            f"{progress.phase.key}.learning_rate (with fork=True) or look at the data"
-        )
+        divergence.stop(run, f"the training loss is {sums['loss']}")
     progress.sums = metrics.total([progress.sums, sums] if progress.sums else [sums])
     report.update(count, **{k: v for k, v in metrics.means(sums).items() if k != "top5"})
 
@@ -144,27 +178,27 @@ def end_epoch(run: Run, report: Report) -> None:
     """Evaluate, report, then save: a resumed run drops the lines beyond its checkpoint."""
     progress = run.progress
     found = figures(run, run.state, run.config.selection)
+    divergence.check(run, found.loss if found else 0.0)
     trained = metrics.means(progress.sums)
     improved = progress.end_epoch(found)
-    report.end_epoch(
-        EpochRecord(
-            phase=progress.phase,
-            epoch=progress.epoch,
-            step=int(run.state.step),
-            train_loss=trained["loss"],
-            train_top1=trained["top1"],
-            val_loss=_field(found, "loss"),
-            val_top1=_field(found, "top1"),
-            val_top5=_field(found, "top5"),
-            best_top1=progress.best_so_far().top1 if found else None,
-            improved=improved,
-            patience_left=run.config[progress.phase.key].patience - progress.patience,
-            learning_rate=learning_rate(run.state),
-            images_per_second=progress.rates[-1],
-            seconds=run.epoch_seconds,
-            selection=run.config.selection,
-        )
+    run.last = EpochRecord(
+        phase=progress.phase,
+        epoch=progress.epoch,
+        step=int(run.state.step),
+        train_loss=trained["loss"],
+        train_top1=trained["top1"],
+        val_loss=_field(found, "loss"),
+        val_top1=_field(found, "top1"),
+        val_top5=_field(found, "top5"),
+        best_top1=progress.best_so_far().top1 if found else None,
+        improved=improved,
+        patience_left=run.config[progress.phase.key].patience - progress.patience,
+        learning_rate=run.learning_rate,
+        images_per_second=progress.rates[-1],
+        seconds=run.epoch_seconds,
+        selection=run.config.selection,
     )
+    report.end_epoch(run.last)
     run.save(best_of=progress.phase.key if improved else None)
 
 
@@ -192,7 +226,13 @@ def final_test(run: Run, report: Report) -> Summary:
     """Read test, here and nowhere else, and write what the run has come to."""
     progress, phases = run.progress, {}
     for key, best in progress.best.items():
-        state = run.restore_best(Phase.of_key(key))
+        try:
+            state = run.restore_best(Phase.of_key(key))
+        except InputError as fault:
+            if key == max(progress.best):
+                raise
+            report.message(f"{Phase.of_key(key)} has no test figure: {fault}")
+            continue
         test = run.session.evaluate(state.variables(), "test")
         # Without selection validation is read once too, for whoever tunes by it.
         val = figures(run, state, "val") if run.config.selection == "last" else best
@@ -220,12 +260,6 @@ def stop_if_asked(run: Run, interrupt: Interrupt) -> None:
         run.checkpointer.close()
         where = f"saved step {int(run.state.step)} in {run.folder}"
         raise Interrupted(number, f"{where}; run the same command to continue")
-
-
-def learning_rate(state: TrainState) -> float:
-    """The largest of the optimizer's."""
-    rates: dict[str, Any] = optimizer.learning_rates(state.opt_state)
-    return float(max(jax.device_get(list(rates.values()))))
 
 
 def _field(found: Best | None, name: str) -> float | None:

@@ -38,16 +38,24 @@ def main(argv: list[str]) -> None:
     dataset = open_dataset(run, _DATA.value, _DATA_DIR.value, _SPLIT.value)
     result = inference.evaluate(run, dataset.split(_SPLIT.value))
     workdir, summary = Path(_WORKDIR.value), summarise(run, dataset, result)
-    print("\n".join(table(summary)))
-    title = f"{dataset.name} {_SPLIT.value}: top-1 {100 * result.top1:.2f} %"
-    plots.confusion(result.confusion, run.class_names, workdir / "confusion.png", title=title)
+    command.say("\n".join(table(summary)))
     write_text(workdir / "evaluation.json", json.dumps(summary, indent=2) + "\n")
-    print(f"\nwritten to {workdir}: evaluation.json, confusion.png")
+    title = f"{dataset.name} {_SPLIT.value}: top-1 {100 * result.top1:.2f} %"
+    try:
+        plots.confusion(result.confusion, run.class_names, workdir / "confusion.png", title=title)
+        written = "evaluation.json, confusion.png"
+    except Exception as error:  # Matplotlib's; the figures are written.
+        command.say(f"warning: confusion.png could not be drawn ({error})", error=True)
+        written = "evaluation.json"
+    command.say(f"\nwritten to {workdir}: {written}")
 
 
 def open_dataset(run: "Run", source: str, data_dir: str, split: str) -> "Dataset":
-    """The run's own data set, or another with the same classes: all images of a folder or file."""
-    from cxv_jax.data import sources
+    """The run's own data set with the split as it was then, or another with the same classes.
+
+    Of an outside folder or file all images count.
+    """
+    from cxv_jax.data import sources, stored
     from cxv_jax.errors import InputError
     from cxv_jax.parts import load_dataset
 
@@ -65,6 +73,13 @@ def open_dataset(run: "Run", source: str, data_dir: str, split: str) -> "Dataset
             on_bad_image=config.data.on_bad_image,
             white=run.meta.dataset.white,
         )
+    elif source in ("", own) or source.startswith(("folder:", "npz:")):
+        digest = run.meta.dataset.digest
+        if run.splits is not None and digest not in ("", run.splits.digest):
+            raise InputError("data.json has other splits than the run's checkpoint; put it back")
+        dataset = load_dataset(config, run.splits, [split])
+        if run.splits is None and run.meta.dataset.named:
+            stored.check(dataset, run.class_names, digest)
     else:
         dataset = load_dataset(config)
     if dataset.num_classes != len(run.class_names):

@@ -7,7 +7,6 @@ As one of two processes (those of Slurm's srun, Open MPI and a Cloud TPU find ea
 python -m experiments.train --config=… --coordinator=HOST:1234 --num_processes=2 --process_id=0
 """
 
-import sys
 from functools import partial
 from pathlib import Path
 
@@ -35,11 +34,11 @@ def main(argv: list[str]) -> int:
 
     distributed.initialize(COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value)
     workdir = WORKDIR.value or default_workdir()
-    train = partial(train_and_evaluate, quiet=QUIET.value, fork=FORK.value, say=print)
+    train = partial(train_and_evaluate, quiet=QUIET.value, fork=FORK.value, say=command.say)
     try:
         train(CONFIG.value, workdir, launched=machine.launched())
     except Interrupted as stopped:
-        print(f"\ninterrupted: {stopped}", file=sys.stderr)
+        command.say(f"\ninterrupted: {stopped}", error=True)
         return 128 + stopped.signal
     return 0
 

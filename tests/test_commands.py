@@ -67,7 +67,10 @@ def test_train_is_interrupted_resumed_finished_and_not_repeated(tmp_path: Path) 
     victim = next(p for p in damaged.parent.rglob("*") if p.is_file() and p.stat().st_size > 100)
     victim.write_bytes(victim.read_bytes()[:-1] + b"\0")
     (tmp_path / "summary.json").unlink()
-    refused(run(*args), str(victim.name))
+    fallen_back = run(*args)
+    assert fallen_back.returncode == 0, fallen_back.stderr
+    assert str(victim.name) in fallen_back.stdout
+    assert f"set aside as {damaged.parent.name}.damaged" in fallen_back.stdout
 
 
 def refused(result: subprocess.CompletedProcess[str], *words: str) -> None:
@@ -98,6 +101,15 @@ def test_a_mistake_is_one_line_and_exit_code_2(
     workdir = tmp_path / "run"
     refused(run("experiments.train", DIGITS + "cpv", *args, f"--workdir={workdir}"), *words)
     assert not workdir.exists()
+
+
+def test_what_the_system_refuses_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "run" / "config.json").mkdir(parents=True)
+    args = ["experiments.train", DIGITS + "cltv", *TINY]
+    refused(run(*args, f"--workdir={tmp_path}/file/run"), "file/run: Not a directory")
+    refused(run(*args, "--workdir=/proc/run"), "/proc/run: No such file")
+    refused(run(*args, f"--workdir={tmp_path}/run"), "config.json: Is a directory")
 
 
 def test_unknown_variants_and_files_are_named(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ import pytest
 from ml_collections import ConfigDict
 
 from cxv_jax import distributed, runs, train
+from cxv_jax.data.stored import Stored
 from cxv_jax.errors import InputError
 from cxv_jax.launch.command import as_flags
 from experiments.configs import digits
@@ -243,7 +244,7 @@ def test_what_fails_on_one_process_fails_on_all(monkeypatch: pytest.MonkeyPatch)
 def test_processes_of_different_runs_are_told_so(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=f"{tmp_path} must be one folder that all processes see"):
         runs.check_joined(tmp_path, config_of(TINY))
-    runs.open_run(tmp_path, config_of(TINY), fork=False)
+    runs.open_run(tmp_path, config_of(TINY), fork=False, data=Stored((), {}, {}, 0))
     runs.check_joined(tmp_path, config_of(TINY))
     with pytest.raises(InputError, match="another config: batch_size was 64, is 128"):
         runs.check_joined(tmp_path, config_of(TINY | {"batch_size": 128}))

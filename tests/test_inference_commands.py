@@ -3,6 +3,7 @@
 import dataclasses
 import importlib
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -18,6 +19,7 @@ from PIL import Image
 
 from cxv_jax import inference, train
 from cxv_jax.data import sources
+from cxv_jax.data.splits import Split
 from cxv_jax.errors import InputError
 from experiments.configs import digits
 
@@ -25,14 +27,14 @@ ROOT = Path(__file__).parents[1]
 GOLDEN = ROOT / "tests" / "golden" / "cxv"
 
 
-def run_command(name: str, *args: Any) -> None:
+def run_command(name: str, *args: Any) -> int | None:
     """``python -m experiments.NAME ARGS``, with the flags of this command alone."""
     for flag in list(flags.FLAGS):
         if (flags.FLAGS.find_module_defining_flag(flag) or "").startswith("experiments."):
             delattr(flags.FLAGS, flag)
     sys.modules.pop(f"experiments.{name}", None)
     module = importlib.import_module(f"experiments.{name}")
-    module.main(flags.FLAGS([name, *map(str, args)])[1:])
+    return module.main(flags.FLAGS([name, *map(str, args)])[1:])
 
 
 @pytest.fixture(scope="module")
@@ -66,6 +68,30 @@ def test_evaluate_repeats_what_training_measured(
     ]
     with Image.open(trained.workdir / "confusion.png") as picture:
         picture.load()
+
+
+def test_evaluate_keeps_to_the_images_that_were_held_out(
+    trained: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names, parts = sources._digits()
+    train = parts["train"]
+    more = Split(*(np.concatenate([x, x[:300]]) for x in (train.images, train.labels)))
+    monkeypatch.setattr(sources, "_digits", lambda: (names, {"train": more}))
+    run_command("evaluate", f"--workdir={trained.workdir}")
+    found = json.loads((trained.workdir / "evaluation.json").read_text())
+    assert (found["count"], found["top1"]) == (359, trained.summary.test_top1)
+
+    shutil.copytree(trained.workdir / "checkpoints", tmp_path / "checkpoints")
+    with pytest.raises(InputError, match="digits: images or labels have changed"):
+        run_command("evaluate", f"--workdir={tmp_path}")
+    kept = json.loads((trained.workdir / "data.json").read_text())
+    kept["names"]["test"].pop()
+    (tmp_path / "data.json").write_text(json.dumps(kept))
+    with pytest.raises(InputError, match="data.json has other splits"):
+        run_command("evaluate", f"--workdir={tmp_path}")
+    (tmp_path / "data.json").write_text("[]")
+    with pytest.raises(InputError, match="data.json is damaged"):
+        run_command("evaluate", f"--workdir={tmp_path}")
 
 
 def test_evaluate_says_when_weights_were_selected_on_the_split(
@@ -120,6 +146,27 @@ def test_predict_prints_percentages_for_a_person(
     order = np.argsort(-row)[:5]
     assert first == str(file)
     assert [line.split() for line in lines] == [[f"{100 * row[i]:.2f}", "%", str(i)] for i in order]
+
+
+def test_predict_names_bad_files_and_classifies_the_others(
+    trained: SimpleNamespace, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "deep" / "er").mkdir(parents=True)
+    (tmp_path / "empty").mkdir()
+    first, *others = pictures(tmp_path / "deep" / "er")
+    (tmp_path / "deep" / "a bad one.png").write_text("text")
+    (tmp_path / "deep" / "notes.txt").write_text("text")
+    names = [tmp_path / "absent.png", first, tmp_path / "empty", tmp_path / "deep"]
+    arguments = [f"--workdir={trained.workdir}", "--json", *names]
+    assert run_command("predict", *arguments) == 1
+    out, err = capsys.readouterr()
+    files = [result["file"] for result in json.loads(out)]
+    assert files == list(map(str, [first, *sorted([first, *others])]))
+    faults = err.splitlines()
+    assert len(faults) == 3
+    for name in ("absent.png: no such file", "empty: no pictures", "a bad one.png: not a readable"):
+        assert [name in fault for fault in faults].count(True) == 1
+    assert run_command("predict", f"--workdir={trained.workdir}", first) == 0
 
 
 @pytest.fixture

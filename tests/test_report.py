@@ -324,3 +324,29 @@ def test_confusion_pictures_show_shares_and_what_there_is_room_for(
     if names:
         assert [label.get_text() for label in ax.get_yticklabels()] == labels
     FigureCanvasAgg(figures[0]).draw()
+
+
+def test_any_name_can_be_drawn(figures: list[Any]) -> None:
+    labels = ["a" * 300 + "z", "\udce9", "x\x1b[2J"]
+    plots.confusion(np.eye(3, dtype=int), labels, "unused", title="\udce9" + 500 * "b" + "end")
+    ax = figures[0].axes[0]
+    shown = [label.get_text() for label in ax.get_yticklabels()]
+    assert shown == ["aaaaaaaaa…aaaaaaaaaz", "\\udce9", "x\\x1b[2J"]
+    assert len(ax.get_title()) == 90
+    assert ax.get_title().endswith("end")
+    FigureCanvasAgg(figures[0]).draw()
+
+
+def test_a_picture_that_fails_costs_no_record(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise RuntimeError("no font")
+
+    monkeypatch.setattr(plots, "curves", fail)
+    with Report(tmp_path, quiet=True, say=print) as report:
+        report.finish(summary(tmp_path))
+    assert (tmp_path / "summary.json").exists()
+    printed = capsys.readouterr().out.splitlines()
+    assert printed[0] == "warning: curves.png could not be drawn (no font)"
+    assert printed[-1].startswith("test top-1")

@@ -2,9 +2,12 @@
 
 import json
 import os
+import shutil
 import signal
+import time
 import warnings
 from pathlib import Path
+from types import SimpleNamespace
 
 import chex
 import jax
@@ -15,13 +18,18 @@ import orbax.checkpoint as ocp
 import pytest
 import small_steps
 from ml_collections import ConfigDict
+from PIL import Image
 
-from cxv_jax import models, optimizer, report, state, step, train
+from cxv_jax import divergence, models, optimizer, report, state, step, step_folder, train
 from cxv_jax.checkpoint import Checkpointer
+from cxv_jax.data import sources
 from cxv_jax.errors import InputError
 from cxv_jax.interrupt import Interrupted
+from cxv_jax.lock import FolderLock
 from cxv_jax.parts import make_optimizer, redraw_projections
 from cxv_jax.phase import Phase
+from cxv_jax.records import EpochRecord, Progress, Summary
+from cxv_jax.runs import Run
 from experiments.configs import digits
 
 TINY = {"embed_dim": 8, "depth": 1, "num_heads": 1, "head_dim": 4}
@@ -171,6 +179,172 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_checkpoint(tmp_path:
     with pytest.raises(InputError, match=r"loss is (nan|inf) in step \d of epoch \d"):
         train.train_and_evaluate(config, tmp_path, fork=True)
     assert set(before) <= set(Checkpointer(tmp_path / "checkpoints").steps())
+
+
+@pytest.mark.parametrize("ema", [0.0, 0.9])
+def test_an_epoch_that_ends_outside_the_numbers_is_not_selected(tmp_path: Path, ema: float) -> None:
+    config = tiny_config("cltv")
+    config.batch_size = 256  # One step an epoch: its loss is finite, what it leaves is not.
+    config.phase1.learning_rate, config.ema_decay = 1e30, ema
+    words = (
+        r"the val loss is (nan|inf) in step 1 of epoch 1 \(phase 1, learning rate 1e\+30.*seed 0 "
+        "and epoch 0.*there is no checkpoint yet.*phase1.learning_rate"
+    )
+    with pytest.raises(InputError, match=words):
+        train.train_and_evaluate(config, tmp_path)
+    assert not (tmp_path / "checkpoints").exists()
+    assert not (tmp_path / "metrics.jsonl").exists()
+
+
+def test_weights_outside_the_numbers_are_not_saved(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Run, "learning_rate", 0.5)
+    run, good = object.__new__(Run), {"w": jnp.ones(3), "n": jnp.arange(2)}
+    run.state, run.progress = good, Progress(epoch=4, steps=7)
+    run.config = ConfigDict({"selection": "val", "seed": 3})
+    run.checkpointer = SimpleNamespace(latest_step=lambda: 40)
+    divergence.check(run)
+    run.state = good | {"w": jnp.array([1.0, jnp.nan])}
+    with pytest.raises(InputError, match="weights are not finite in step 7.*step 40 is good"):
+        divergence.check(run)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a finished run."""
+    config = tiny_config("cltv")
+    config.phase2.epochs = 2
+    folder = tmp_path_factory.mktemp("whole") / "run"
+    train.train_and_evaluate(config, folder)
+    return folder
+
+
+def resumed(whole: Path, folder: Path, victims: list[int]) -> tuple[Summary, str]:
+    """The unfinished copy of a run with damage to some of its checkpoints, gone on with."""
+    shutil.copytree(whole, folder)
+    (folder / "summary.json").unlink()
+    for number in victims:
+        file = next((folder / "checkpoints" / str(number)).rglob("manifest.ocdbt"))
+        file.write_bytes(file.read_bytes()[:-1] + b"?")
+    said: list[str] = []
+    config = ConfigDict(json.loads((whole / "config.json").read_text()))
+    return train.train_and_evaluate(config, folder, say=said.append), "\n".join(said)
+
+
+def test_a_damaged_latest_checkpoint_costs_an_epoch(whole: Path, tmp_path: Path) -> None:
+    latest = Checkpointer(whole / "checkpoints").latest_step()
+    assert latest is not None
+    summary, said = resumed(whole, tmp_path / "run", [latest])
+    assert f"checkpoints/{latest}/" in said
+    assert f"set aside as {latest}.damaged" in said
+    assert (tmp_path / "run" / "checkpoints" / f"{latest}.damaged").is_dir()
+    chex.assert_trees_all_equal(final_state(whole), final_state(tmp_path / "run"))
+    assert summary.to_json()["phases"] == json.loads((whole / "summary.json").read_text())["phases"]
+
+
+def test_damaged_best_weights_do_not_end_a_run(whole: Path, tmp_path: Path) -> None:
+    checkpointer = Checkpointer(whole / "checkpoints")
+    victim = checkpointer.best_step("phase1")
+    assert victim is not None
+    assert victim not in checkpointer.steps()[-2:]
+    summary, said = resumed(whole, tmp_path / "run", [victim])
+    assert "the best weights of phase 1" in said
+    assert list(summary.phases) == ["phase2"]
+    chex.assert_trees_all_equal(final_state(whole), final_state(tmp_path / "run"))
+
+
+def test_without_a_good_checkpoint_a_run_says_so(whole: Path, tmp_path: Path) -> None:
+    steps = Checkpointer(whole / "checkpoints").steps()
+    for folder in (tmp_path / "run", tmp_path / "run again"):
+        with pytest.raises(InputError, match="no checkpoint in .* is good: .*manifest"):
+            resumed(whole, folder, steps)
+
+
+def test_a_save_in_flight_is_waited_for_when_the_loop_raises(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    finish = Checkpointer._finish
+
+    def slowly(self: Checkpointer, *args: object) -> None:
+        time.sleep(1)
+        finish(self, *args)
+
+    def fail(*_: object) -> None:
+        raise RuntimeError("the loop")
+
+    monkeypatch.setattr(Checkpointer, "_finish", slowly)
+    monkeypatch.setattr(train, "stop_if_asked", fail)
+    with pytest.raises(RuntimeError, match="the loop"):
+        train.train_and_evaluate(tiny_config("cltv"), tmp_path)
+    assert len(list((tmp_path / "checkpoints").glob("*/checksums.sha256"))) == 1
+    monkeypatch.setattr(Checkpointer, "_finish", fail)  # A save that fails hides nothing.
+    with pytest.raises(RuntimeError, match="the loop"):
+        train.train_and_evaluate(tiny_config("cltv"), tmp_path / "other")
+
+
+@pytest.mark.parametrize("change", [{"progress": 3}, {"config": []}, {"dataset": {}}], ids=str)
+def test_a_record_of_another_form_is_one_line(whole: Path, tmp_path: Path, change: dict) -> None:
+    shutil.copytree(whole / "checkpoints", tmp_path / "checkpoints")
+    for folder in (tmp_path / "checkpoints").iterdir():
+        record = json.loads((folder / "meta.json").read_text())
+        record["meta"] |= change
+        (folder / "meta.json").write_text(json.dumps(record))
+        step_folder.seal(folder)
+    config = ConfigDict(json.loads((whole / "config.json").read_text()))
+    with pytest.raises(InputError, match="the record of checkpoint .* is damaged"):
+        train.train_and_evaluate(config, tmp_path)
+
+
+def test_a_folder_deleted_in_mid_run_ends_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = report.Report.end_epoch
+
+    def delete(self: report.Report, record: EpochRecord) -> None:
+        original(self, record)
+        shutil.rmtree(tmp_path / "run")
+
+    monkeypatch.setattr(report.Report, "end_epoch", delete)
+    with pytest.raises(InputError, match="run was deleted or moved"):
+        train.train_and_evaluate(tiny_config("cltv"), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_folder_is_trained_in_once_at_a_time(tmp_path: Path) -> None:
+    config = tiny_config()
+    with FolderLock(tmp_path) as lock:
+        lock.take()
+        before = sorted(tmp_path.iterdir())
+        with pytest.raises(InputError, match=rf"in use by process {os.getpid()} on"):
+            train.train_and_evaluate(config, tmp_path)
+        assert sorted(tmp_path.iterdir()) == before
+    config.phase1.epochs, config.phase2.epochs = 1, 0
+    train.train_and_evaluate(config, tmp_path)
+    assert ".lock" not in [path.name for path in tmp_path.iterdir()]
+
+
+def test_a_run_goes_on_with_its_own_splits_or_says_why_not(tmp_path: Path) -> None:
+    folder, config = tmp_path / "pictures", tiny_config("cltv")
+    digits_set = sources.load("digits")
+    for i, label in enumerate(digits_set.splits["train"].labels[:400]):
+        path = folder / str(label % 2) / f"{i}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(digits_set.splits["train"].images[i]).save(path)
+    config.data.update(source=f"folder:{folder}", image_size=8, subset_per_class=0)
+    config.phase1.epochs, config.phase2.epochs = 1, 0
+    train.train_and_evaluate(config, tmp_path / "run")
+    kept = (tmp_path / "run" / "data.json").read_text()
+    for path in list(folder.rglob("*.png"))[:50]:
+        shutil.copy(path, path.with_stem(f"new{path.stem}"))
+    config.phase1.epochs = 2
+    train.train_and_evaluate(config, tmp_path / "run", fork=True)
+    assert (tmp_path / "run" / "data.json").read_text() == kept
+    (folder / "0").rename(folder / "zero")
+    config.phase1.epochs = 3
+    with pytest.raises(InputError, match="new: 'zero'; gone: '0'"):
+        train.train_and_evaluate(config, tmp_path / "run", fork=True)
+    (tmp_path / "run" / "data.json").unlink()  # What the checkpoint says is enough to refuse.
+    with pytest.raises(InputError, match="new: 'zero'; gone: '0'"):
+        train.train_and_evaluate(config, tmp_path / "run", fork=True)
 
 
 def test_another_config_is_refused_with_the_fields_named(tmp_path: Path) -> None:

@@ -91,14 +91,16 @@ def _split(
 ) -> Split:
     good = np.array([i for i, item in enumerate(found) if type(item) is not str], int)
     labels = np.asarray(listed.labels, np.int32)[good]
+    names = np.array(listed.names, dtype=object)[good]
     if not keep or not len(good):
-        return Split(Rows(ImageFiles(listed.files, image_size, white), good), labels, white=white)
+        rows = Rows(ImageFiles(listed.files, image_size, white), good)
+        return Split(rows, labels, white, names)
 
     def pixels(i: int) -> np.ndarray:
         deep = isinstance(found[i], Extent)
         return decode(listed.files[i], image_size, white) if deep else found[i]
 
-    return Split(np.stack(list(_threads().map(pixels, good.tolist()))), labels, white=white)
+    return Split(np.stack(list(_threads().map(pixels, good.tolist()))), labels, white, names)
 
 
 def _report(listed: Listed, found: Sequence[Any], on_bad_image: str) -> None:

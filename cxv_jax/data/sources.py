@@ -2,12 +2,12 @@
 
 import dataclasses
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from cxv_jax.data import cifar, fashion_mnist, folder, npz, tiny_imagenet
+from cxv_jax.data import cifar, fashion_mnist, folder, npz, stored, tiny_imagenet
 from cxv_jax.data.images import Resized
 from cxv_jax.data.splits import Dataset, Split, complete
 from cxv_jax.data.statistics import tell_odd
@@ -30,6 +30,8 @@ def load(
     data_dir: str = "",
     on_bad_image: str = "refuse",
     small_classes: str = "split",
+    keep: stored.Stored | None = None,
+    wanted: Iterable[str] = (),
 ) -> Dataset:
     """Open a source of labelled images.
 
@@ -67,6 +69,8 @@ def load(
       on_bad_image: ``refuse`` or ``skip`` image files that cannot be read.
       small_classes: ``split`` classes of fewer than 5 images like others, or ``train`` on all of
         their images.
+      keep: the splits of a run, which are restored in place of cutting new ones.
+      wanted: of those, only the ones that are needed; none: all.
 
     Returns:
       The data set, with splits ``train``, ``val`` (unless 0 is asked for) and ``test``.
@@ -91,6 +95,9 @@ def load(
     class_names, parts = _read(source, place, image_size, on_bad_image)
     parts = _resized(parts, image_size)
     tell_odd(source, parts["train"].images)
+    parts = {name: stored.named(name, split) for name, split in parts.items()}
+    if keep is not None:
+        return stored.restore(source, class_names, parts, keep, wanted)
     return complete(
         source,
         class_names,

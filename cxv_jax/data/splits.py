@@ -26,11 +26,13 @@ class Split:
         ``image_shape`` and ``__getitem__(integer array) -> uint8 array`` (decoded when asked for).
       labels: int32 ``[example]``.
       white: the value that was read as 255 where the source has more than 8 bits; 0: it has 8.
+      names: of the examples in their source, an array of texts; None: rows that have no names.
     """
 
     images: Any
     labels: np.ndarray
     white: float = 0.0
+    names: Any = None
 
     def __len__(self) -> int:
         """Number of examples."""
@@ -46,16 +48,21 @@ class Split:
         """The examples at ``index``, in that order; copies pixels only if they are in memory."""
         lazy = not isinstance(self.images, np.ndarray) or isinstance(self.images, np.memmap)
         images = Rows(self.images, index) if lazy else self.images[index]
-        return dataclasses.replace(self, images=images, labels=self.labels[index])
+        names = None if self.names is None else self.names[index]
+        return dataclasses.replace(self, images=images, labels=self.labels[index], names=names)
 
 
 @dataclasses.dataclass(frozen=True)
 class Dataset:
-    """A named set of splits ``train``, ``val`` and ``test`` with one list of classes."""
+    """A named set of splits ``train``, ``val`` and ``test`` with one list of classes.
+
+    ``images`` counts those of the source, also the ones that are in no split.
+    """
 
     name: str
     class_names: tuple[str, ...]
     splits: Mapping[str, Split]
+    images: int = 0
 
     @property
     def num_classes(self) -> int:
@@ -173,6 +180,7 @@ def complete(
     Raises:
       InputError: for a class too small for what is asked of it, or numbers out of range.
     """
+    images = sum(map(len, splits.values()))
     splits = dict(splits)
     if not 0 <= val_fraction < 1 or val_per_class < 0 or subset_per_class < 0:
         raise InputError(
@@ -212,7 +220,7 @@ def complete(
     ordered = [key for key in ("train", "val", "test") if key in splits]
     if small and not set(ordered) <= own:
         _tell_small({class_names[c]: n for c, n in small.items()}, name, bool(whole))
-    return Dataset(name, tuple(class_names), {key: splits[key] for key in ordered})
+    return Dataset(name, tuple(class_names), {key: splits[key] for key in ordered}, images)
 
 
 def _cut(

@@ -1,5 +1,7 @@
 """What every command shares: flag parsing, one-line errors, clean interruption, the XLA cache."""
 
+import io
+import logging
 import os
 import re
 import runpy
@@ -13,21 +15,23 @@ from typing import Any, NoReturn
 
 from absl import flags
 
-from cxv_jax.errors import InputError, nearest
+from cxv_jax.errors import InputError, nearest, os_fault
 from cxv_jax.launch import allocator
+from cxv_jax.text import printable
 
 
 def run(main: Callable[[list[str]], int | None]) -> None:
     """Parse the flags, call ``main(positional arguments)``, exit with its code.
 
-    A person's mistake (a flag, a config field, an ``InputError``) ends with one line on stderr
-    and exit code 2; SIGINT and SIGTERM end with one line and 128 + signal (130, 143).
+    A person's mistake (a flag, a config field, an ``InputError`` or ``OSError``) ends with one line
+    on stderr and exit code 2; SIGINT and SIGTERM end with one line and 128 + signal (130, 143).
     """
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _stop)
     if any(arg in ("--help", "-h", "--helpfull") for arg in sys.argv[1:]):
         sys.exit(_help(main))
     allocator.ensure()
+    _print_any_name()
     _use_compilation_cache()  # Before the flags: a config file imports JAX, which then reads it.
     arguments = parse(sys.argv)
     allocator.compute_inline()
@@ -35,6 +39,8 @@ def run(main: Callable[[list[str]], int | None]) -> None:
         code = main(arguments)
     except InputError as error:
         fail(str(error))
+    except OSError as error:  # A folder that is read-only, full, gone: a person can mend it.
+        fail(str(os_fault(error)))
     sys.exit(code or 0)
 
 
@@ -54,10 +60,31 @@ def parse(argv: list[str]) -> list[str]:
         fail(_one_line(error))
 
 
+def say(text: str, *, error: bool = False) -> None:
+    """Print text with the names of files and classes in it, which may be anything."""
+    (sys.stderr if error else sys.stdout).write(printable(text, keep="\n") + "\n")
+
+
 def fail(message: str) -> NoReturn:
     """Print one line on stderr and exit with code 2."""
-    sys.stderr.write(f"error: {as_flags(message, list(flags.FLAGS))}\n")
+    say(f"error: {printable(as_flags(message, list(flags.FLAGS)))}", error=True)
     sys.exit(2)
+
+
+class _Printable(logging.Formatter):
+    """Log lines as :func:`say` prints them."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return printable(super().format(record), keep="\n")
+
+
+def _print_any_name() -> None:
+    """What a terminal's encoding lacks is escaped, there and in what libraries log."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+    if logging.lastResort is not None:
+        logging.lastResort.setFormatter(_Printable())
 
 
 def as_flags(message: str, names: Iterable[str]) -> str:
