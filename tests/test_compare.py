@@ -163,8 +163,8 @@ def test_the_report_is_a_function_of_the_finished_runs(whole: Path, tmp_path: Pa
 
 CONFIG = """
 import sys
-sys.path.insert(0, {tests!r})
-from test_compare import tiny
+sys.path.insert(0, {root!r})
+from tests.test_compare import tiny
 def get_config(only="ours"):
     return tiny(only)
 """
@@ -172,7 +172,7 @@ def get_config(only="ours"):
 
 def test_kill_9_leaves_no_process_and_the_same_command_goes_on(whole: Path, tmp_path: Path) -> None:
     config = tmp_path / "mine.py"
-    config.write_text(CONFIG.format(tests=str(Path(__file__).parent)))
+    config.write_text(CONFIG.format(root=str(ROOT)))
     workdir = tmp_path / "work"
     shutil.copytree(whole / "costs", workdir / "costs")
     arguments = ["experiments.compare", f"--config={config}", f"--workdir={workdir}"]

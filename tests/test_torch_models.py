@@ -1,13 +1,11 @@
 """The PyTorch side of the benchmark is the published model: stored logits and gradients."""
 
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch", reason="torch is only in the dev extra")
-sys.path.insert(0, str(Path(__file__).parents[1]))
 from benchmarks.torch_models import CXV  # noqa: E402
 
 COUNTS = {"cpv": 1_345_994, "cnv": 1_344_734, "cltv": 3_967_434}

@@ -13,7 +13,6 @@ import numpy as np
 import optax
 import orbax.checkpoint as ocp
 import pytest
-import small_steps
 from ml_collections import ConfigDict
 
 from cxv_jax import models, optimizer, report, state, step, train
@@ -23,6 +22,7 @@ from cxv_jax.interrupt import Interrupted
 from cxv_jax.parts import make_optimizer, redraw_projections
 from cxv_jax.phase import Phase
 from experiments.configs import digits
+from tests import small_steps
 
 TINY = {"embed_dim": 8, "depth": 1, "num_heads": 1, "head_dim": 4}
 

@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 from PIL import Image
-from small_sets import cifar_files
 
 from cxv_jax.data import prepared
 from cxv_jax.data.cifar_files import CLASSES
 from cxv_jax.data.sources import load
 from cxv_jax.errors import InputError
+from tests.data.small_sets import cifar_files
 
 Rows = Iterable[tuple[Any, ...]]
 
