@@ -1,5 +1,6 @@
 """A run's folder: opened, refused by name, resumed, its best weights found, finished."""
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -121,9 +122,8 @@ def test_a_saved_run_resumes_with_its_arrays_and_its_place(
     phase = session.phases[Phase.ONE]
     with runs.Run(session.config, session, tmp_path) as run:
         chex.assert_trees_all_equal(run.state, phase.begin())
-        run.state = run.state.replace(
-            step=run.state.step + 5, params=jax.tree.map(lambda x: x + 1, run.state.params)
-        )
+        moved = jax.tree.map(lambda x: x + 1, run.state.params)
+        run.state = dataclasses.replace(run.state, step=run.state.step + 5, params=moved)
         run.progress.epoch, run.progress.phase_epoch, run.progress.steps = 1, 1, 3
         run.progress.best["phase1"] = Best(0.5, 1.5, 0.9, 1)
         run.progress.rates.append(100.0)
@@ -133,7 +133,7 @@ def test_a_saved_run_resumes_with_its_arrays_and_its_place(
         chex.assert_trees_all_equal(again.state, saved[0])
         assert again.progress == saved[1]
         assert int(again.state.step) == 5
-        again.state = again.state.replace(step=again.state.step + 1)
+        again.state = dataclasses.replace(again.state, step=again.state.step + 1)
         again.save()
         best = again.restore_best(Phase.ONE)
         assert int(best.step) == 5

@@ -28,8 +28,8 @@ class Small(nn.Module):
 
 
 def decays(decay: float, steps: int) -> np.ndarray:
-    """The decay of the average in each step of a phase."""
-    return np.full(steps, decay)
+    """The decay of the average in each step of a phase: it ramps, so that few steps count too."""
+    return np.array([min(decay, (1 + t) / (10 + t)) for t in range(steps)])
 
 
 def average(start: Any, points: list[Any], decay: float) -> Any:

@@ -71,7 +71,7 @@ def load(name: str) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray], dict[
 def test_logits_equal_the_original_code(name: str) -> None:
     golden, state, config = load(name)
     images = jnp.asarray(golden["x"].transpose(0, 2, 3, 1))
-    runs = {"logits": {}}
+    runs: dict[str, dict[str, Any]] = {"logits": {}}
     if name in BATCH_DEPENDENT:
         runs = {"logits": {"stabilizer": "batch"}, "logits_n1": {"stabilizer": "example"}}
     for key, extra in runs.items():

@@ -15,7 +15,7 @@ import orbax.checkpoint as ocp
 import pytest
 from ml_collections import ConfigDict
 
-from cxv_jax import models, optimizer, report, state, step, train
+from cxv_jax import augment, models, optimizer, report, state, step, train
 from cxv_jax.checkpoint import Checkpointer
 from cxv_jax.errors import InputError
 from cxv_jax.interrupt import Interrupted
@@ -229,7 +229,7 @@ def test_projections_are_redrawn_every_n_steps() -> None:
     constants = {"a": {"projection": jnp.zeros((6, 4))}, "b": {"projection": jnp.zeros((6, 4))}}
     new = redraw_projections(jax.random.key(0), constants)
     assert not np.allclose(new["a"]["projection"], new["b"]["projection"])
-    config = step.StepConfig((), (), 10, 0.0, 0.0, None, redraw_projections, 3)
+    config = step.StepConfig((), (), 10, 0.0, 0.0, augment.make(), redraw_projections, 3)
     for number, changed in [(0, False), (2, False), (3, True), (4, False), (6, True)]:
         current = state.TrainState(jnp.asarray(number), {}, {}, constants, (), None)
         drawn = step.constants_of(config, jax.random.key(0), current)

@@ -1,5 +1,7 @@
 """The whole augmentation: each setting does its part, any size and layout, bad values."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,7 +12,7 @@ from cxv_jax import augment
 from cxv_jax.errors import InputError
 from tests.augment.pictures import make_images, one_hot
 
-STRONG = {
+STRONG: dict[str, Any] = {
     "flip": True,
     "crop_padding": 2,
     "policy": "trivial",

@@ -58,7 +58,7 @@ def test_trivial_augment_draws_torchvisions_operations_and_magnitudes():
         for magnitude in signed(name, magnitudes)
     ]
     results = [result for _, result in made]
-    origins = {result.tobytes(): set() for result in results}
+    origins: dict[bytes, set[str]] = {result.tobytes(): set() for result in results}
     for name, result in made:
         origins[result.tobytes()].add(name)
     outputs = np.asarray(
@@ -97,7 +97,7 @@ def test_rand_augment_applies_layers_of_torchvisions_operations(layers):
     expected = {image.tobytes(): image}
     for _ in range(layers):
         results = [
-            with_pillow(*choice, start) for choice, start in product(choices, expected.values())
+            with_pillow(name, m, start) for (name, m), start in product(choices, expected.values())
         ]
         expected = {result.tobytes(): result for result in results}
     function = jax.jit(partial(augment.rand_augment, num_layers=layers, magnitude=magnitude))
