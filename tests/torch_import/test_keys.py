@@ -14,7 +14,7 @@ from cxv_jax import models
 from cxv_jax.errors import InputError
 from cxv_jax.torch_import import from_torch
 
-GOLDEN = Path(__file__).parent / "golden" / "baselines"
+GOLDEN = Path(__file__).parents[1] / "golden" / "baselines"
 GOLDEN_NAMES = sorted(path.stem for path in GOLDEN.glob("*.npz"))
 PRESETS = {"cct": "cct_7_3x1", "cct_sine": "cct_7_3x1_sine"}  # Where the golden's name differs.
 BATCH_DEPENDENT = [n for n in GOLDEN_NAMES if "vin" in n or "vip" in n]
