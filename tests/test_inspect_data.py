@@ -38,7 +38,7 @@ def inspect(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     return run
 
 
-def write_set(path: Path, train: list[int], seed: int = 0) -> dict[str, np.ndarray]:
+def write_set(path: Path, train: list[int], seed: int = 0) -> dict[str, Any]:
     """So many random images of each class, and 3 and 2 of each for val and test."""
     random = np.random.default_rng(seed)
     classes = len(train)

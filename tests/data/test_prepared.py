@@ -3,7 +3,7 @@
 import errno
 import json
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,14 +22,16 @@ Rows = Iterable[tuple[Any, ...]]
 
 
 def prepare(
-    place: Path, name: str, features: dict[str, Any], splits: dict[str, Rows], **fields: Any
+    place: Path, name: str, features: dict[str, Any], splits: Mapping[str, Rows], **fields: Any
 ) -> None:
     """Let TFDS write rows of a picture, a label, ... as ``NAME/VERSION`` of ArrayRecord files.
 
     Pictures are PIL's: an array would be encoded by TensorFlow.
     """
 
-    class Small(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+    class Small(  # type: ignore[call-arg]  # tfds does not tell of it.
+        tfds.core.GeneratorBasedBuilder, skip_registration=True
+    ):
         VERSION = tfds.core.Version("3.0.2")
 
         def _info(self):
