@@ -14,7 +14,9 @@ import pytest
 from absl import flags
 from jaxtyping import install_import_hook
 
-install_import_hook("cxv_jax", "typecheck.check")
+from tests import typecheck
+
+install_import_hook("cxv_jax", f"{typecheck.__name__}.check")
 flags.FLAGS.mark_as_parsed()  # Grain's workers refuse to start before flags are parsed.
 jax.config.update("jax_numpy_rank_promotion", "raise")
 

@@ -125,24 +125,52 @@ def test_help_is_quick_and_complete() -> None:
         assert flag in result.stdout
 
 
-def test_an_early_signal_leaves_nothing_behind(tmp_path: Path) -> None:
-    workdir = tmp_path / "run"
+PAUSE = """
+import sys, time
+from pathlib import Path
+from experiments.configs import digits
+
+def pause():
+    Path({mark!r}).touch()
+    time.sleep(300)
+
+class AtImport:
+    @staticmethod
+    def find_spec(name, path=None, target=None):
+        if name == "cxv_jax.train":
+            pause()
+
+def get_config():
+    if {moment!r} == "config":
+        pause()
+    sys.meta_path.insert(0, AtImport)
+    return digits.get_config("cpv")
+"""
+
+
+@pytest.mark.parametrize("moment", ["config", "import"])
+def test_an_early_signal_leaves_nothing_behind(tmp_path: Path, moment: str) -> None:
+    """While the config file loads, and within an import, which could swallow an exception."""
+    workdir, mark, config = tmp_path / "run", tmp_path / "mark", tmp_path / "pause.py"
+    config.write_text(PAUSE.format(mark=str(mark), moment=moment))
     process = subprocess.Popen(
-        command("experiments.train", DIGITS + "cpv", f"--workdir={workdir}"),
+        command("experiments.train", f"--config={config}", f"--workdir={workdir}"),
         cwd=ROOT,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
-        env={**os.environ, "PYTHONUNBUFFERED": "1"},
     )
-    time.sleep(1.5)
-    process.send_signal(signal.SIGINT)
     try:
+        while not mark.exists() and process.poll() is None:
+            time.sleep(0.01)
+        process.send_signal(signal.SIGINT)
         _, errors = process.communicate(timeout=60)
     finally:
         process.kill()
-    assert process.returncode == 128 + signal.SIGINT
-    assert "Traceback" not in errors
+    assert process.returncode == 128 + signal.SIGINT, errors
+    assert errors == "\ninterrupted\n"
+    left = {path.name for path in tmp_path.iterdir()} - {"__pycache__"}
+    assert left == {"mark", "pause.py"}
 
 
 def test_compiled_programs_are_kept_for_the_next_process(tmp_path: Path) -> None:

@@ -29,7 +29,7 @@ from experiments.compare import rows as rows_module
 from experiments.configs import comparison, digits
 
 ROOT = Path(__file__).parents[1]
-SYSTEMS = {
+SYSTEMS: dict[str, dict[str, Any]] = {
     "ours": {"name": "cltv", "embed_dim": 8, "depth": 1, "num_heads": 1, "head_dim": 4},
     "bad": {"name": "vit", "patch_size": 3},
     "resnet": {"name": "resnet18", "widths": (4, 6), "depths": (1, 1)},
@@ -163,8 +163,8 @@ def test_the_report_is_a_function_of_the_finished_runs(whole: Path, tmp_path: Pa
 
 CONFIG = """
 import sys
-sys.path.insert(0, {tests!r})
-from test_compare import tiny
+sys.path.insert(0, {root!r})
+from tests.test_compare import tiny
 def get_config(only="ours"):
     return tiny(only)
 """
@@ -172,7 +172,7 @@ def get_config(only="ours"):
 
 def test_kill_9_leaves_no_process_and_the_same_command_goes_on(whole: Path, tmp_path: Path) -> None:
     config = tmp_path / "mine.py"
-    config.write_text(CONFIG.format(tests=str(Path(__file__).parent)))
+    config.write_text(CONFIG.format(root=str(ROOT)))
     workdir = tmp_path / "work"
     shutil.copytree(whole / "costs", workdir / "costs")
     arguments = ["experiments.compare", f"--config={config}", f"--workdir={workdir}"]
@@ -180,7 +180,7 @@ def test_kill_9_leaves_no_process_and_the_same_command_goes_on(whole: Path, tmp_
     first = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL)
     log = workdir / "logs" / "ours-seed0.log"
     # The log is there a moment before the child is.
-    wait_for(lambda: first.poll() is not None or (log.exists() and list(children_of(first.pid))))
+    wait_for(lambda: first.poll() is not None or (log.exists() and any(children_of(first.pid))))
     assert first.poll() is None
     (child,) = (int(p) for p in children_of(first.pid))
     first.kill()

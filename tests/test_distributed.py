@@ -96,7 +96,8 @@ def two_processes(workdir: Path, terminate_at: int = 0) -> list[tuple[int, str, 
                 process.kill()
                 process.wait()
     texts = [path.read_text() for path in files]
-    return [(process.returncode, *texts[2 * i : 2 * i + 2]) for i, process in enumerate(processes)]
+    pairs = zip(texts[::2], texts[1::2], strict=True)
+    return [(p.returncode, out, err) for p, (out, err) in zip(processes, pairs, strict=True)]
 
 
 def records(workdir: Path) -> list[dict[str, Any]]:
@@ -111,13 +112,13 @@ def assert_same_figures(workdir: Path, reference: Path) -> None:
     for mine, theirs in zip(got, want, strict=True):
         names = figures if mine["kind"] == "epoch" else ["best_top1"]
         both = [[record[name] for name in names] for record in (mine, theirs)]
-        np.testing.assert_allclose(*both, atol=1e-5)
+        np.testing.assert_allclose(both[0], both[1], atol=1e-5)
     phases = [json.loads((d / "summary.json").read_text())["phases"] for d in (workdir, reference)]
     assert phases[0].keys() == phases[1].keys()
     for name in phases[0]:
         assert phases[0][name].keys() == phases[1][name].keys()
         both = [list(phase[name].values()) for phase in phases]
-        np.testing.assert_allclose(*both, atol=1e-5)
+        np.testing.assert_allclose(both[0], both[1], atol=1e-5)
 
 
 @pytest.fixture(scope="module")

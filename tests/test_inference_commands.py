@@ -75,7 +75,8 @@ def test_evaluate_keeps_to_the_images_that_were_held_out(
 ) -> None:
     names, parts = sources._digits()
     train = parts["train"]
-    more = Split(*(np.concatenate([x, x[:300]]) for x in (train.images, train.labels)))
+    images, labels = (np.concatenate([x, x[:300]]) for x in (train.images, train.labels))
+    more = Split(images, labels)
     monkeypatch.setattr(sources, "_digits", lambda: (names, {"train": more}))
     run_command("evaluate", f"--workdir={trained.workdir}")
     found = json.loads((trained.workdir / "evaluation.json").read_text())
@@ -128,7 +129,7 @@ def test_predict_ranks_the_probabilities_of_each_file(
     run = inference.load_run(trained.workdir)
     images = sources.load("digits").split("test").images[[0, 0, 0, 1]]
     for result, row in zip(results, inference.predict(run, images), strict=True):
-        order = sorted(range(10), key=lambda i, row=row: -row[i])[:3]
+        order = np.argsort(-row, kind="stable")[:3].tolist()
         assert [p["index"] for p in result["predictions"]] == order
         assert [p["class"] for p in result["predictions"]] == [str(i) for i in order]
         given = [p["probability"] for p in result["predictions"]]
@@ -189,7 +190,7 @@ def test_imported_weights_give_the_logits_of_the_authors_code(
     run_command("import_torch", weights(name), f"--model={name}", f"--out={out}", *stabilizer)
     golden = np.load(GOLDEN / f"{name}.npz")
     run = inference.load_run(out)
-    logits = run.model.apply(run.variables, jnp.asarray(golden["x"].transpose(0, 2, 3, 1)))
+    logits: Any = run.model.apply(run.variables, jnp.asarray(golden["x"].transpose(0, 2, 3, 1)))
     np.testing.assert_allclose(
         logits, golden["logits"], rtol=0, atol=2e-5 * np.abs(golden["logits"]).max()
     )

@@ -27,8 +27,8 @@ def inspect(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
 
     def run(*args: Any) -> None:
         for flag in list(flags.FLAGS):
-            module = flags.FLAGS.find_module_defining_flag(flag) or ""
-            if module.startswith("experiments.") or flag.startswith("config."):
+            definer = flags.FLAGS.find_module_defining_flag(flag) or ""
+            if definer.startswith("experiments.") or flag.startswith("config."):
                 delattr(flags.FLAGS, flag)
         sys.modules.pop("experiments.inspect_data", None)
         module = importlib.import_module("experiments.inspect_data")
@@ -38,10 +38,11 @@ def inspect(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     return run
 
 
-def write_set(path: Path, train: list[int], seed: int = 0) -> dict[str, np.ndarray]:
+def write_set(path: Path, train: list[int], seed: int = 0) -> dict[str, Any]:
     """So many random images of each class, and 3 and 2 of each for val and test."""
     random = np.random.default_rng(seed)
-    classes, arrays = len(train), {}
+    classes = len(train)
+    arrays: dict[str, Any] = {}
     for prefix, counts in (("", train), ("val_", [3] * classes), ("test_", [2] * classes)):
         labels = random.permutation(np.repeat(np.arange(classes), counts))
         shape = (len(labels), SIDE, SIDE, 3)

@@ -6,13 +6,13 @@ from typing import Any
 
 import pytest
 from ml_collections import ConfigDict
-from test_report import epoch_record, handoff_record, summary
 
 from cxv_jax import runs
 from cxv_jax.errors import InputError
 from cxv_jax.journal import Journal
 from cxv_jax.jsonable import read
 from cxv_jax.records import Best, EpochRecord, Meta, Progress
+from tests.test_report import epoch_record, handoff_record, summary
 
 
 def written(folder: Path) -> Path:

@@ -84,7 +84,7 @@ def test_dropout_keeps_and_scales(rate: float, shape: tuple) -> None:
     flat = kept.reshape(-1).astype(float)
     for lag in (1, 8, 16, 32, 250):  # Elements that share a random word must not be correlated.
         assert abs(np.corrcoef(flat[:-lag], flat[lag:])[0, 1]) < 5 * x.size**-0.5
-    assert (layers.Dropout(rate).apply({}, x, train=False) == x).all()
+    assert jnp.all(layers.Dropout(rate).apply({}, x, train=False) == x)
 
 
 @pytest.mark.parametrize("fan_in", [4, 100])

@@ -13,8 +13,10 @@ from cxv_jax import optimizer
 from cxv_jax.errors import InputError
 
 GOLDEN = Path(__file__).parent / "golden" / "cxv" / "optim.npz"
-PARAMS = {"body": {"kernel": np.linspace(-1, 1, 6, dtype=np.float32).reshape(2, 3)}}
-PARAMS |= {"head": {"kernel": np.ones((3, 2), np.float32), "bias": np.zeros(2, np.float32)}}
+PARAMS: dict[str, dict[str, np.ndarray]] = {
+    "body": {"kernel": np.linspace(-1, 1, 6, dtype=np.float32).reshape(2, 3)},
+    "head": {"kernel": np.ones((3, 2), np.float32), "bias": np.zeros(2, np.float32)},
+}
 
 
 def steps(tx, opt_state, params, count, gradient=jnp.sin):

@@ -9,6 +9,7 @@ from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
+import chex
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -114,7 +115,7 @@ def test_the_profiled_step_is_the_default_first_phase() -> None:
     ):
         state = tx.init(params)
         updates.append(tx.update(jax.tree.map(jnp.cos, params), state, params))
-    assert jax.tree.structure(updates[0]) == jax.tree.structure(updates[1])
+    chex.assert_trees_all_equal_structs(*updates)
     assert all(map(np.array_equal, *map(jax.tree.leaves, updates)))
 
 

@@ -45,7 +45,9 @@ def train_gradient(model: nn.Module, variables: Any) -> tuple[tuple[Array, Any],
         return optax.softmax_cross_entropy_with_integer_labels(logits, jnp.arange(4)).mean()
 
     compiled = jax.jit(jax.value_and_grad(loss_fn)).lower(variables["params"], rng).compile()
-    return compiled(variables["params"], rng), compiled.memory_analysis().temp_size_in_bytes
+    memory = compiled.memory_analysis()
+    assert memory is not None
+    return compiled(variables["params"], rng), memory.temp_size_in_bytes
 
 
 @pytest.mark.parametrize("name", MODELS)

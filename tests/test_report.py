@@ -135,6 +135,7 @@ def test_the_bar_shows_the_epoch_so_far_and_leaves_lines_whole(
     monkeypatch.setenv("COLUMNS", "140")
     with Report(tmp_path, quiet=False, say=print) as report:
         report.start_epoch(Phase.TWO, 3, steps=8, batch_size=64, done=4)
+        assert report._bar is not None
         report._bar.mininterval = 0  # Draw every update.
         report.update(1, 1.0, 0.25)
         report.message("a message")
@@ -161,6 +162,7 @@ def test_images_per_second_are_those_of_the_clock(
     with Report(tmp_path, quiet=False, say=print) as report:
         report.start_epoch(Phase.ONE, 1, steps=100, batch_size=50, done=60)
         clock = [0.0]
+        assert report._bar is not None
         report._bar.start_t = report._bar.last_print_t = 0.0
         report._bar._time = lambda: clock[0]
         clock[0] = 4.0

@@ -7,12 +7,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import small_steps
 
 from cxv_jax import models, step
 from cxv_jax.errors import InputError
 from cxv_jax.session import Session
 from experiments.configs import digits
+from tests import small_steps
 
 TINY = {"embed_dim": 8, "depth": 1, "num_heads": 1, "head_dim": 4}
 BATCH = 32

@@ -1,6 +1,7 @@
 """Parity with the authors' PyTorch code on stored weights, and complete reports of bad keys."""
 
 from pathlib import Path
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -75,7 +76,7 @@ def test_all_file_kinds_give_the_same_arrays(tmp_path: Path) -> None:
     state = parameters(load("cnv"))
     from safetensors.numpy import save_file
 
-    np.savez(tmp_path / "w.npz", **state)
+    np.savez(tmp_path / "w.npz", **cast("dict[str, Any]", state))
     save_file({k: np.ascontiguousarray(v) for k, v in state.items()}, tmp_path / "w.safetensors")
     for path in tmp_path.iterdir():
         read = torch_import.load_state_dict(path)

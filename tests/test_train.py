@@ -8,6 +8,7 @@ import time
 import warnings
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import chex
 import jax
@@ -16,11 +17,10 @@ import numpy as np
 import optax
 import orbax.checkpoint as ocp
 import pytest
-import small_steps
 from ml_collections import ConfigDict
 from PIL import Image
 
-from cxv_jax import divergence, models, optimizer, report, state, step, step_folder, train
+from cxv_jax import augment, divergence, models, optimizer, report, state, step, step_folder, train
 from cxv_jax.checkpoint import Checkpointer
 from cxv_jax.data import sources
 from cxv_jax.errors import InputError
@@ -31,6 +31,7 @@ from cxv_jax.phase import Phase
 from cxv_jax.records import EpochRecord, Progress, Summary
 from cxv_jax.runs import Run
 from experiments.configs import digits
+from tests import small_steps
 
 TINY = {"embed_dim": 8, "depth": 1, "num_heads": 1, "head_dim": 4}
 
@@ -198,7 +199,8 @@ def test_an_epoch_that_ends_outside_the_numbers_is_not_selected(tmp_path: Path, 
 
 def test_weights_outside_the_numbers_are_not_saved(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Run, "learning_rate", 0.5)
-    run, good = object.__new__(Run), {"w": jnp.ones(3), "n": jnp.arange(2)}
+    run: Any = object.__new__(Run)
+    good = {"w": jnp.ones(3), "n": jnp.arange(2)}
     run.state, run.progress = good, Progress(epoch=4, steps=7)
     run.config = ConfigDict({"selection": "val", "seed": 3})
     run.checkpointer = SimpleNamespace(latest_step=lambda: 40)
@@ -264,7 +266,7 @@ def test_a_save_in_flight_is_waited_for_when_the_loop_raises(
 ) -> None:
     finish = Checkpointer._finish
 
-    def slowly(self: Checkpointer, *args: object) -> None:
+    def slowly(self: Checkpointer, *args: Any) -> None:
         time.sleep(1)
         finish(self, *args)
 
@@ -403,7 +405,7 @@ def test_projections_are_redrawn_every_n_steps() -> None:
     constants = {"a": {"projection": jnp.zeros((6, 4))}, "b": {"projection": jnp.zeros((6, 4))}}
     new = redraw_projections(jax.random.key(0), constants)
     assert not np.allclose(new["a"]["projection"], new["b"]["projection"])
-    config = step.StepConfig((), (), 10, 0.0, 0.0, None, redraw_projections, 3)
+    config = step.StepConfig((), (), 10, 0.0, 0.0, augment.make(), redraw_projections, 3)
     for number, changed in [(0, False), (2, False), (3, True), (4, False), (6, True)]:
         current = state.TrainState(jnp.asarray(number), {}, {}, constants, (), None)
         drawn = step.constants_of(config, jax.random.key(0), current)

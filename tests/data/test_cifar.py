@@ -5,10 +5,10 @@ import pickle
 
 import numpy as np
 import pytest
-from small_sets import cifar_files, planes, trust, write_archive, write_folder
 
 from cxv_jax.data import sources
 from cxv_jax.errors import InputError
+from tests.data.small_sets import cifar_files, planes, trust, write_archive, write_folder
 
 NAMES = pytest.mark.parametrize("name", ["cifar10", "cifar100"])
 FORMS = pytest.mark.parametrize("form", ["binary", "python"])

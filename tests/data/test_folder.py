@@ -13,7 +13,7 @@ from cxv_jax.errors import InputError
 LEVELS = {"ant": 10, "bee": 90, "cow": 200}
 
 
-def fill(folder, classes: dict[str, int] = LEVELS, number: int = 10) -> None:
+def fill(folder, classes: dict[str, int] = LEVELS, number: int = 10):
     """Grey pictures of many sizes and formats whose level tells the class and the number."""
     for name, level in classes.items():
         (folder / name).mkdir(parents=True)

@@ -2,6 +2,7 @@
 
 import io
 import struct
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -122,9 +123,9 @@ def test_large_jpegs_decoded_small_look_the_same():
 
 def test_files_are_decoded_at_the_asked_indices(tmp_path):
     images = np.random.default_rng(3).integers(0, 256, (5, 6, 6, 3), np.uint8)
-    files = [packed(image) for image in images]
+    files: list[bytes | Path] = [packed(image) for image in images]
+    (tmp_path / "2.png").write_bytes(packed(images[2]))
     files[2] = tmp_path / "2.png"
-    files[2].write_bytes(packed(images[2]))
     lazy = ImageFiles(files, 6)
     assert (len(lazy), lazy.image_shape) == (5, (6, 6, 3))
     for index in (np.array([4, 2, 2]), slice(1, 3)):

@@ -113,9 +113,17 @@ def test_chunks_are_whole_and_the_tail_is_single_steps(make):
 
 
 def test_worker_processes_change_nothing():
-    common = dict(batch_size=BATCH, seed=3, batch_sharding=make_sharding(8), train=True)
     plain, workers = (
-        make_loader(make_split(), kind="streaming", workers=number, **common) for number in (0, 2)
+        make_loader(
+            make_split(),
+            batch_size=BATCH,
+            seed=3,
+            batch_sharding=make_sharding(8),
+            train=True,
+            kind="streaming",
+            workers=number,
+        )
+        for number in (0, 2)
     )
     jax.tree.map(np.testing.assert_array_equal, batches(workers, 2, 3), batches(plain, 2, 3))
 
@@ -123,7 +131,12 @@ def test_worker_processes_change_nothing():
 def test_streaming_reads_ahead_of_the_device(make, monkeypatch):
     loader = make(train=True, kind="streaming")
     put, asked = loader._put, []
-    monkeypatch.setattr(loader, "_put", lambda batch: asked.append(0) or put(batch))
+
+    def counted(batch):
+        asked.append(0)
+        return put(batch)
+
+    monkeypatch.setattr(loader, "_put", counted)
     feeds = loader.epoch(0)
     assert [(next(feeds)[0], len(asked)) for _ in range(3)] == [(1, 2), (1, 3), (1, 4)]
 

@@ -2,6 +2,7 @@
 
 import logging
 import os
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -264,9 +265,9 @@ def test_several_splits_of_which_none_is_asked_for_are_refused(tmp_path):
 
 def test_an_outside_folder_may_lack_classes_but_has_no_others(tmp_path):
     put(tmp_path / "dog", 4)
-    asked = dict(class_names=CLASSES, image_size=8)
-    dataset = outside(f"folder:{tmp_path}", "test", **asked)
+    ask = partial(outside, f"folder:{tmp_path}", "test", class_names=CLASSES, image_size=8)
+    dataset = ask()
     assert dataset.split("test").labels.tolist() == [1] * 4
     put(tmp_path / "gnu", 4)
     with pytest.raises(InputError, match="gnu: .*no such class"):
-        outside(f"folder:{tmp_path}", "test", **asked)
+        ask()

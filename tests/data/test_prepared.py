@@ -3,7 +3,7 @@
 import errno
 import json
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,25 +11,27 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 from PIL import Image
-from small_sets import cifar_files
 
 from cxv_jax.data import prepared
 from cxv_jax.data.cifar_files import CLASSES
 from cxv_jax.data.sources import load
 from cxv_jax.errors import InputError
+from tests.data.small_sets import cifar_files
 
 Rows = Iterable[tuple[Any, ...]]
 
 
 def prepare(
-    place: Path, name: str, features: dict[str, Any], splits: dict[str, Rows], **fields: Any
+    place: Path, name: str, features: dict[str, Any], splits: Mapping[str, Rows], **fields: Any
 ) -> None:
     """Let TFDS write rows of a picture, a label, ... as ``NAME/VERSION`` of ArrayRecord files.
 
     Pictures are PIL's: an array would be encoded by TensorFlow.
     """
 
-    class Small(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+    class Small(  # type: ignore[call-arg]  # tfds does not tell of it.
+        tfds.core.GeneratorBasedBuilder, skip_registration=True
+    ):
         VERSION = tfds.core.Version("3.0.2")
 
         def _info(self):

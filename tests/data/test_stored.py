@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -23,7 +24,7 @@ def pictures(folder: Path, classes: dict[str, int], first: int = 0) -> Path:
     return folder
 
 
-def opened(folder: Path, keep: Stored | None = None, **options: int) -> Dataset:
+def opened(folder: Path, keep: Stored | None = None, **options: Any) -> Dataset:
     return load(f"folder:{folder}", image_size=4, val_fraction=0.2, keep=keep, **options)
 
 

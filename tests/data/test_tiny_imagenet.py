@@ -134,7 +134,8 @@ def test_the_real_subset(tmp_path, real_tiny_imagenet):
     real = real_tiny_imagenet
     offset, bytes_ = real["offset"], real["jpeg"].tobytes()
     content = [bytes_[a:b] for a, b in itertools.pairwise(offset)]
-    train, val = {w: [] for w in real["wnid"]}, []
+    train: dict[str, list[bytes]] = {w: [] for w in real["wnid"]}
+    val = []
     for picture, label, split in zip(content, real["label"], real["split"], strict=True):
         wnid = real["wnid"][label]
         val.append((picture, wnid)) if split else train[wnid].append(picture)

@@ -1,5 +1,7 @@
 """A program carries the formulation of the platform it is lowered for, whatever made it."""
 
+from typing import Any
+
 import jax
 import jax.export
 import jax.numpy as jnp
@@ -19,7 +21,7 @@ def lowered(platform: str, gradient: bool) -> str:
     variables = jax.eval_shape(model.init, jax.random.key(0), IMAGES)
 
     def loss(params, images):
-        logits = model.apply({**variables_of(params)}, images, train=False)
+        logits: Any = model.apply({**variables_of(params)}, images, train=False)
         return jnp.sum(logits**2)
 
     def variables_of(params):

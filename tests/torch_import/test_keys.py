@@ -14,7 +14,7 @@ from cxv_jax import models
 from cxv_jax.errors import InputError
 from cxv_jax.torch_import import from_torch
 
-GOLDEN = Path(__file__).parent / "golden" / "baselines"
+GOLDEN = Path(__file__).parents[1] / "golden" / "baselines"
 GOLDEN_NAMES = sorted(path.stem for path in GOLDEN.glob("*.npz"))
 PRESETS = {"cct": "cct_7_3x1", "cct_sine": "cct_7_3x1_sine"}  # Where the golden's name differs.
 BATCH_DEPENDENT = [n for n in GOLDEN_NAMES if "vin" in n or "vip" in n]
@@ -71,7 +71,7 @@ def load(name: str) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray], dict[
 def test_logits_equal_the_original_code(name: str) -> None:
     golden, state, config = load(name)
     images = jnp.asarray(golden["x"].transpose(0, 2, 3, 1))
-    runs = {"logits": {}}
+    runs: dict[str, dict[str, Any]] = {"logits": {}}
     if name in BATCH_DEPENDENT:
         runs = {"logits": {"stabilizer": "batch"}, "logits_n1": {"stabilizer": "example"}}
     for key, extra in runs.items():

@@ -36,13 +36,13 @@ def test_equals_the_formula(kv_heads: int, masked: bool) -> None:
         kept[0, 9:] = 0
     mask = jnp.asarray(kept[:, None, None] > 0) if masked else None
     out = linformer_attention(query, key, value, mask=mask, projection=projection)
-    query, key, value, projection = (np.asarray(x) for x in (query, key, value, projection))
+    q, k, v, p = (np.asarray(x) for x in (query, key, value, projection))
     for b, h in np.ndindex(BATCH, HEADS):
         shared = min(h, kv_heads - 1)
-        mix = projection.T * kept[b]
-        k, v = mix @ key[b, :, shared], mix @ value[b, :, shared]
-        weights = np.exp(query[b, :, h] @ k.T / np.sqrt(DIM))
-        want = weights @ v / weights.sum(-1, keepdims=True)
+        mix = p.T * kept[b]
+        keys, values = mix @ k[b, :, shared], mix @ v[b, :, shared]
+        weights = np.exp(q[b, :, h] @ keys.T / np.sqrt(DIM))
+        want = weights @ values / weights.sum(-1, keepdims=True)
         np.testing.assert_allclose(out[b, :, h], want, rtol=1e-4, atol=1e-4)
 
 
