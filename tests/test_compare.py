@@ -24,7 +24,7 @@ from cxv_jax.interrupt import Interrupted
 from cxv_jax.parts import make_optimizer
 from cxv_jax.phase import Phase
 from cxv_jax.records import PhaseSummary, Summary
-from experiments.compare import Launch, carry_out, pictures, schedule, tables
+from experiments.compare import Launch, carry_out, page, pictures, schedule, tables
 from experiments.compare import rows as rows_module
 from experiments.configs import comparison, digits
 
@@ -253,10 +253,10 @@ def test_gains_are_paired_by_seed_and_deviations_those_of_numpy() -> None:
 
 def test_pictures_without_figures_are_removed(tmp_path: Path) -> None:
     made = rows({("a", 0, True): 0.5, ("a", 0, False): 0.4})
-    assert pictures.draw(tmp_path, made) == ["top1_speed.png", "gain.png"]
+    assert pictures.draw(tmp_path, made) == ["top1_minutes.png", "top1_speed.png", "gain.png"]
     assert (tmp_path / "gain.png").read_bytes().startswith(b"\x89PNG")
-    assert pictures.draw(tmp_path, made[:1]) == ["top1_speed.png"]
-    assert [path.name for path in tmp_path.iterdir()] == ["top1_speed.png"]
+    assert pictures.draw(tmp_path, made[:1]) == ["top1_minutes.png", "top1_speed.png"]
+    assert {path.name for path in tmp_path.iterdir()} == {"top1_minutes.png", "top1_speed.png"}
 
 
 DATASET = sources.load("digits", subset_per_class=20)  # 180 training images, 5 batches of 32.
@@ -320,3 +320,15 @@ def test_a_budget_in_seconds_needs_a_rate() -> None:
     config.budget.seconds = 3.0
     with pytest.raises(InputError, match="seconds"):
         schedule.build(config, DATASET, {}, ("ours", 0, True))
+
+
+def test_a_system_has_its_own_rate_and_a_gem_split_is_the_seed() -> None:
+    config = tiny()
+    config.training = ConfigDict({"ours": {"phase1": {"learning_rate": 0.25}}})
+    config.data.splits = "gem"
+    single = schedule.build(config, DATASET, {}, ("ours", 2, False))
+    assert single.phase1.learning_rate == 0.25
+    assert (single.seed, single.data.split_index) == (2, 2)
+    words = page.markdown(config, rows({("ours", 2, False): 0.5}), "", [])
+    assert "seed i is split i" in words
+    assert "- Of a system's own: ours phase1.learning_rate 0.25." in words

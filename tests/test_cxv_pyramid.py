@@ -129,6 +129,15 @@ def test_the_forward_pass_is_the_documented_formula() -> None:
     np.testing.assert_allclose(got[0], dense(x.mean((0, 1)), p["head"]), rtol=0, atol=2e-5)
 
 
+@pytest.mark.parametrize("norm", ["batch", "group", "channel"])
+@pytest.mark.parametrize("name", SIZES)
+def test_every_norm_fits_every_size(name: str, norm: str) -> None:
+    model = models.create(name, norm=norm)
+    shape = jax.ShapeDtypeStruct((2, 32, 32, 3), jnp.float32)
+    variables = jax.eval_shape(model.init, jax.random.key(0), shape)
+    assert jax.eval_shape(model.apply, variables, shape).shape == (2, 10)
+
+
 def test_bfloat16_stays_finite() -> None:
     model = models.create("cxv_nano", dtype="bfloat16", rule="mala", **TINY)
     images = jnp.asarray([0.0, 1e4, -1e4])[:, None, None, None] * jnp.ones((1, 16, 16, 3))

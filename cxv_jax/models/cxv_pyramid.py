@@ -55,7 +55,7 @@ class CXVPyramid(nn.Module):
       num_heads: attention heads, which share the channels.
       mlp_ratio: hidden width of the MLP over the channels.
       mlp_conv: a depthwise 3x3 convolution between the MLP's products.
-      norm: of the convolutions: ``"batch"``, ``"group"`` (8 channels each) or ``"channel"`` (every
+      norm: of the convolutions: ``"batch"``, ``"group"`` (4 channels each) or ``"channel"`` (every
         pixel over its channels, as published).
       stem_norm: whether the stem is normalised and activated; False: linear, as published.
       residual: whether the convolutional sub-layer has its skip path; False: as published.
@@ -221,7 +221,7 @@ class ConvNorm(nn.Module):
                 use_running_average=not train, dtype=self.dtype, name="norm"
             )
         elif self.norm == "group":
-            norm = nn.GroupNorm(None, 8, epsilon=1e-5, dtype=self.dtype, name="norm")
+            norm = nn.GroupNorm(None, 4, epsilon=1e-5, dtype=self.dtype, name="norm")
         else:
             norm = ChannelNorm(name="norm")
         return gelu(norm(x))

@@ -9,16 +9,16 @@ from experiments.compare import pictures, tables
 from experiments.compare.rows import Rows, to_csv
 
 RESULTS_NOTE = """
-Test top-1 and top-5 in percent, with the weights that were best on {selection}; ± is the standard
-deviation over seeds. *Gain* is top-1 with the second optimizer minus top-1 without it (the first
-optimizer alone for as many epochs), paired by seed. Parameters in brackets: as torchsummary counts.
-FLOP are for one image, as compiled for this device (a multiplication and an addition are two);
-memory is what the compiled training step needs for a batch of {batch_size}."""
+Test top-1 and top-5 in percent, with {weights}; ± is the standard deviation over seeds.
+*Gain* is top-1 with the second optimizer minus top-1 without it (the first optimizer alone for as
+many epochs), paired by seed. Parameters in brackets: as torchsummary counts. FLOP are for one
+image, as compiled for this device (a multiplication and an addition are two); memory is what the
+compiled training step needs for a batch of {batch_size}."""
 MEASURED_NOTE = """
 Means and deviations over a system's runs; images/s of a run is the median over its epochs. Peak
 memory is that of the accelerator where it tells, else of the whole process. Other work on the
 machine changes all of these but the epochs."""
-PICTURES_NOTE = "The paper's models are orange."
+PICTURES_NOTE = "CXV, published or as a pyramid, is orange."
 
 
 def write_page(folder: Path, config: ConfigDict, rows: Rows, command: str) -> None:
@@ -30,7 +30,9 @@ def write_page(folder: Path, config: ConfigDict, rows: Rows, command: str) -> No
 
 def markdown(config: ConfigDict, rows: Rows, command: str, drawn: list[str]) -> str:
     """The report; ``drawn`` are the file names of the pictures in it."""
-    facts = {"selection": config.selection, "batch_size": config.batch_size}
+    last = config.selection == "last"
+    weights = "the last weights" if last else f"the weights that were best on {config.selection}"
+    facts = {"weights": weights, "batch_size": config.batch_size}
     sections = [
         [f"# {len(config.systems)} systems on {config.data.source}"],
         [*_conditions(config), *_circumstances(rows, command)],
@@ -48,16 +50,32 @@ def _conditions(config: ConfigDict) -> list[str]:
     each = "of each class"
     images = f"{data.subset_per_class} training images {each}" if data.subset_per_class else "all"
     held_out = f"{data.val_per_class} {each}" if data.val_per_class else f"{data.val_fraction:.0%}"
+    split = "the seed fixes the split"
+    if data.splits == "gem":
+        split = "by the files' order (gem): seed i is split i"
+    chosen = "No selection, the last weights"
+    if config.selection != "last":
+        chosen = f"Selection on {config.selection}"
     protocol = "test was read once, at the end"
     if config.selection == "test":
         protocol = "as in the paper, so test figures are not held out"
     seeds = ", ".join(map(str, config.seeds))
     return [
-        f"- Data: {data.source} ({images}; {held_out} held out for validation); the seed fixes the "
-        "split, which is the same for every system.",
+        f"- Data: {data.source} ({images}; {held_out} held out for validation); {split}, which is "
+        "the same for every system.",
         f"- Budget: {_budget(config)}.",
-        f"- Seeds: {seeds}. Selection on {config.selection}; {protocol}.",
+        f"- Seeds: {seeds}. {chosen}; {protocol}.",
+        *_own_ways(config),
     ]
+
+
+def _own_ways(config: ConfigDict) -> list[str]:
+    """What single systems do in their own way."""
+    ways = []
+    for system, own in config.training.to_dict().items():
+        fields = [(f"{phase}.{k}", x) for phase, of in own.items() for k, x in of.items()]
+        ways.append(f"{system} {', '.join(f'{name} {value:g}' for name, value in fields)}")
+    return [f"- Of a system's own: {'; '.join(ways)}."] if ways else []
 
 
 def _budget(config: ConfigDict) -> str:
@@ -65,8 +83,9 @@ def _budget(config: ConfigDict) -> str:
     phases = f"{one.epochs} epochs of {one.optimizer} (learning rate {one.learning_rate:g})"
     if two.epochs:
         phases += f", then {two.epochs} of {two.optimizer} ({two.learning_rate:g})"
-    phases += f", batches of {config.batch_size}; a phase ends after {one.patience}"
-    phases += f" or {two.patience} epochs without progress"
+    phases += f", batches of {config.batch_size}"
+    if config.selection != "last":
+        phases += f"; a phase ends after {one.patience} or {two.patience} epochs without progress"
     if config.budget.seconds:
         seconds = f"{config.budget.seconds:g} s of training steps at each system's measured rate"
         return f"{seconds}, in the proportion of {phases}"

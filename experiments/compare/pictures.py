@@ -10,10 +10,13 @@ from experiments.compare.rows import Mean, Rows, by_system, gains, main_kind
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-OURS = ("cpv", "cnv", "cltv")  # The models of the paper stand out.
+# The models that this project is about stand out.
+OURS = ("cpv", "cnv", "cltv", "cxv_base", "cxv_small", "cxv_nano")
 # File, label of the axis, field of a row, unit.
 COSTS = [
     ("top1_parameters.png", "parameters", "parameters", 1),
+    ("top1_flops.png", "training MFLOP an image", "train_flops", 1e-6),
+    ("top1_minutes.png", "minutes a run", "seconds", 1 / 60),
     ("top1_memory.png", "memory of the training step (MiB)", "train_memory", 2**-20),
     ("top1_speed.png", "training images/s", "images_per_second", 1),
 ]
@@ -32,7 +35,9 @@ def draw(folder: Path, rows: Rows) -> list[str]:
     """Draw what there are figures for and remove what is out of date; return the file names."""
     drawn = []
     for file, label, field, scale in COSTS:
-        if points := _points(rows, field, scale):
+        points = _points(rows, field, scale)
+        matched = field == "parameters" and _alike([point.x for point in points])
+        if points and not matched:
             _against(points, folder / file, label)
             drawn.append(file)
     if gain := gains(rows):
@@ -41,6 +46,11 @@ def draw(folder: Path, rows: Rows) -> list[str]:
     for file in ({file for file, *_ in COSTS} | {"gain.png"}) - set(drawn):
         (folder / file).unlink(missing_ok=True)
     return drawn
+
+
+def _alike(values: list[float]) -> bool:
+    """Whether systems were made equal in this, so that an axis of it says nothing."""
+    return len(values) > 1 and max(values) < 1.1 * min(values)
 
 
 def _points(rows: Rows, field: str, scale: float) -> list[Point]:

@@ -64,6 +64,7 @@ RESULTS: dict[str, Cell] = {
     "top-1, two optimizers": partial(_top, field="test_top1", handoff=True),
     "top-1, one optimizer": partial(_top, field="test_top1", handoff=False),
     "gain": _gain,
+    "validation top-1": partial(_top, field="val_top1"),
     "top-5": partial(_top, field="test_top5"),
     "parameters": _parameters,
     "forward MFLOP": partial(_cost, field="forward_flops", scale=1e-6, digits=1),
