@@ -128,3 +128,11 @@ def test_flax_stays_out_of_the_pure_parts(name: str) -> None:
     assert not [
         path for path in files if "flax" in path.read_text().replace("flax.linen.Multi", "")
     ]
+
+
+@pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda p: p.stem)
+def test_functions_fit_on_a_screen(path: Path) -> None:
+    """At most 60 lines, docstring and all."""
+    functions = [x for x in ast.walk(ast.parse(path.read_text())) if isinstance(x, ast.FunctionDef)]
+    lengths = {x.name: (x.end_lineno or 0) - x.lineno + 1 for x in functions}
+    assert {name: length for name, length in lengths.items() if length > 60} == {}

@@ -1,4 +1,25 @@
-"""Linear Transformer attention: kernel feature maps instead of the softmax of a score matrix."""
+r"""Linear Transformer attention: kernel feature maps instead of the softmax of a score matrix.
+
+``rule="softmax"`` (CLTV's, Shen et al. 2018, arXiv 1812.01243):
+``out_n = softmax_d(c q_n) . sum_m softmax_m(c k_m) v_m^T`` with ``c = head_dim^(-1/4)``; the
+keys' softmax runs over the tokens, so the weights of every feature sum to 1.
+
+The other rules have the features ``phi = elu + 1``, and ``s = head_dim^(-1/2)``.
+
+``rule="elu"`` (Katharopoulos et al. 2020, arXiv 2006.16236, eq. 5 and 7):
+``out_n = phi(q_n) . (sum_m phi(k_m) v_m^T) / (phi(q_n) . sum_m phi(k_m))``. Ours has no
+epsilon in the denominator, which is positive by itself.
+
+``rule="mala"`` (Fan et al. 2025, arXiv 2507.00698): ``elu``'s output plus
+``s phi(q_n) . cov(phi(k), v)``, with the covariance over the tokens. It equals the paper's
+``s/N phi(q_n) . (sum_m phi(k_m) v_m^T) (1 + 1/z_n) - z_n mean(v)`` with
+``z_n = s phi(q_n) . mean(phi(k))``, without a difference of large numbers. The weights sum to
+1; they may be negative, and sharpen as the query grows.
+
+``rule="rala"`` (Fan et al. 2024, arXiv 2411.07635): ``elu`` with the features of key ``m``
+multiplied by ``N softmax_m(s mean_n(phi(q_n)) . phi(k_m))``, which raises the rank of the sum.
+The mean is of the queries where ``mask`` has the keys, so queries and keys are one sequence.
+"""
 
 from typing import Literal, get_args
 
@@ -24,25 +45,7 @@ def linear_attention(
 ) -> Float[Array, "*batch q_length heads value_dim"]:
     r"""Attention as two small products: ``out = phi_q(q) (phi_k(k)^T v)``, normalised.
 
-    ``rule="softmax"`` (CLTV's, Shen et al. 2018, arXiv 1812.01243):
-    ``out_n = softmax_d(c q_n) . sum_m softmax_m(c k_m) v_m^T`` with ``c = head_dim^(-1/4)``; the
-    keys' softmax runs over the tokens, so the weights of every feature sum to 1.
-
-    The other rules have the features ``phi = elu + 1``, and ``s = head_dim^(-1/2)``.
-
-    ``rule="elu"`` (Katharopoulos et al. 2020, arXiv 2006.16236, eq. 5 and 7):
-    ``out_n = phi(q_n) . (sum_m phi(k_m) v_m^T) / (phi(q_n) . sum_m phi(k_m))``. Ours has no
-    epsilon in the denominator, which is positive by itself.
-
-    ``rule="mala"`` (Fan et al. 2025, arXiv 2507.00698): ``elu``'s output plus
-    ``s phi(q_n) . cov(phi(k), v)``, with the covariance over the tokens. It equals the paper's
-    ``s/N phi(q_n) . (sum_m phi(k_m) v_m^T) (1 + 1/z_n) - z_n mean(v)`` with
-    ``z_n = s phi(q_n) . mean(phi(k))``, without a difference of large numbers. The weights sum to
-    1; they may be negative, and sharpen as the query grows.
-
-    ``rule="rala"`` (Fan et al. 2024, arXiv 2411.07635): ``elu`` with the features of key ``m``
-    multiplied by ``N softmax_m(s mean_n(phi(q_n)) . phi(k_m))``, which raises the rank of the sum.
-    The mean is of the queries where ``mask`` has the keys, so queries and keys are one sequence.
+    The rules and their sources stand at the top of this file.
 
     Cost: ``O(length * heads * head_dim^2)`` time, ``O(length * heads * head_dim)`` memory.
     Products accumulate in float32 whatever the input type.

@@ -38,8 +38,7 @@ def nystrom_attention(
     tokens are used.
 
     Cost: ``O(length * heads * num_landmarks * head_dim)`` time, ``O(length * num_landmarks)``
-    memory, plus ``num_landmarks^3`` for the pseudo-inverse. The backward pass computes everything
-    again and keeps only query, key and value.
+    memory, plus ``num_landmarks^3``; the backward pass keeps only query, key and value.
 
     Args:
       query: ``[..., length, heads, head_dim]``, as long as ``key``: landmarks pair up.
@@ -69,8 +68,7 @@ def nystrom_attention(
     if num_landmarks < 1:
         raise ValueError(f"num_landmarks must be at least 1, got {num_landmarks}")
     key_mask = check_arguments(query, key, value, bias, mask)
-    length = query.shape[-3]
-    if length != key.shape[-3]:
+    if (length := query.shape[-3]) != key.shape[-3]:
         raise ValueError(f"Nyström needs query and key of one length: {length}, {key.shape[-3]}")
     # Around transposing and padding too, or the parts would be kept besides the whole.
     attend = partial(_attend, min(num_landmarks, length), pinv_iterations, stabilizer)

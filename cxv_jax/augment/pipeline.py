@@ -11,6 +11,7 @@ from cxv_jax.augment import boxes, geometry, mixing, policies
 from cxv_jax.errors import InputError, nearest
 
 Batch = tuple[Shaped[Array, "batch height width channels"], Float[Array, "batch classes"]]
+Stage = Callable[[PRNGKeyArray, Array], Array]
 Augment = Callable[[PRNGKeyArray, Array, Array], Batch]
 
 POLICIES = ("none", "trivial", "rand")
@@ -30,28 +31,25 @@ def make(
 ) -> Augment:
     """Build ``augment(rng, images, targets) -> (images, targets)`` for use inside a jitted step.
 
-    The order is crop, flip, policy, erasing, mixing. What is off adds no operation; with all
-    off the function returns its input itself.
+    The order is crop, flip, policy, erasing, mixing. What is off adds no operation.
 
     Args:
       flip: mirror half of the images left to right.
       crop_padding: pixels of black border before a crop to the old size; 0 is off.
       random_resized_crop: least part of the area in a random resized crop; 0 is off.
       policy: "none", "trivial" (TrivialAugmentWide) or "rand" (RandAugment).
-      rand_layers: operations per image of RandAugment, at least 1.
-      rand_magnitude: strength of RandAugment, 0 to 30.
-      erase_probability: part of the images with a random box painted black (before the
-        normalisation: erasing after it is not needed).
+      rand_layers: operations an image of RandAugment.
+      rand_magnitude: its strength, 0 to 30.
+      erase_probability: part of the images with a random box painted black.
       mixup_alpha: α of mixup; 0 is off.
       cutmix_alpha: α of CutMix; 0 is off. With both on, either with probability 1/2 per batch.
 
     Returns:
-      A pure function of a random key, uint8 images [batch, height, width, channels] and float
-      targets [batch, classes]. It returns levels in 0..255, float32 if it mixes, else uint8.
+      A pure function of a key, uint8 images [batch, height, width, channels] and float targets
+      [batch, classes]. It returns levels in 0..255, float32 if it mixes, else uint8.
 
     Raises:
       InputError: for a value out of range or an unknown policy.
-
     >>> augment = make(flip=True, crop_padding=4, policy="trivial", cutmix_alpha=1.0)
     >>> images, targets = jax.numpy.zeros((8, 32, 32, 3), "uint8"), jax.numpy.eye(8)
     >>> [x.dtype.name for x in jax.jit(augment)(jax.random.key(0), images, targets)]
@@ -66,31 +64,35 @@ def make(
     _check_range("erase_probability", erase_probability, 0, 1)
     _check_range("mixup_alpha", mixup_alpha, 0)
     _check_range("cutmix_alpha", cutmix_alpha, 0)
-
-    stages: list[Callable[[PRNGKeyArray, Array], Array]] = []
+    stages: list[Stage] = []
     if random_resized_crop:
         stages.append(partial(boxes.random_resized_crop, scale=(random_resized_crop, 1.0)))
     if crop_padding:
         stages.append(partial(geometry.pad_and_crop, padding=crop_padding))
     if flip:
         stages.append(geometry.random_flip)
-    if policy == "trivial":
-        stages.append(policies.trivial_augment_wide)
-    if policy == "rand":
+    if policy != "none":
         rand = partial(policies.rand_augment, num_layers=rand_layers, magnitude=rand_magnitude)
-        stages.append(rand)
+        stages.append(rand if policy == "rand" else policies.trivial_augment_wide)
     if erase_probability:
         stages.append(partial(boxes.random_erasing, probability=erase_probability))
+    return partial(_run, tuple(stages), mixup_alpha, cutmix_alpha)
 
-    def augment(rng: PRNGKeyArray, images: Array, targets: Array) -> Batch:
-        for number, stage in enumerate(stages):
-            images = stage(jax.random.fold_in(rng, number), images)
-        if mixup_alpha or cutmix_alpha:
-            mix_rng = jax.random.fold_in(rng, len(stages))
-            return mixing.mixup_or_cutmix(mix_rng, images, targets, mixup_alpha, cutmix_alpha)
-        return images, targets
 
-    return augment
+def _run(
+    stages: tuple[Stage, ...],
+    mixup_alpha: float,
+    cutmix_alpha: float,
+    rng: PRNGKeyArray,
+    images: Array,
+    targets: Array,
+) -> Batch:
+    for number, stage in enumerate(stages):
+        images = stage(jax.random.fold_in(rng, number), images)
+    if mixup_alpha or cutmix_alpha:
+        mix_rng = jax.random.fold_in(rng, len(stages))
+        return mixing.mixup_or_cutmix(mix_rng, images, targets, mixup_alpha, cutmix_alpha)
+    return images, targets
 
 
 def _check_range(

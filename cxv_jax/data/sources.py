@@ -1,4 +1,18 @@
-"""Labelled images by name, from files in any of the usual forms: one entry, :func:`load`."""
+"""Labelled images by name, from files in any of the usual forms: one entry, :func:`load`.
+
+================== ==========================================================================
+``digits``         scikit-learn's handwritten digits, 8x8; needs no file.
+``cifar10``        The official binary or python archive in ``data_dir``, packed or extracted;
+``cifar100``       an archive must have the official digest or one told, see :mod:`.cifar`.
+``fashion_mnist``  The four official ``*-ubyte.gz`` files in ``data_dir``.
+``tiny_imagenet``  The official zip file in ``data_dir``, packed or extracted.
+``tfds:NAME``      A set that TFDS has prepared as ArrayRecord (also ``NAME/CONFIG``).
+``folder:PATH``    ``PATH/train/CLASS/*.jpg`` with optional ``val`` and ``test`` (or their other
+                   usual names), or plain ``PATH/CLASS/*.jpg``; needs ``image_size``.
+``npz:FILE``       ``images``, ``labels``, optional ``class_names``, ``test_images``, ...; also
+                   MedMNIST's files.
+================== ==========================================================================
+"""
 
 import dataclasses
 import os
@@ -35,40 +49,19 @@ def load(
 ) -> Dataset:
     """Open a source of labelled images.
 
-    ================== ==========================================================================
-    ``digits``         scikit-learn's handwritten digits, 8x8; needs no file.
-    ``cifar10``        The official binary or python archive in ``data_dir``, packed or extracted;
-    ``cifar100``       an archive must have the official digest or one told, see :mod:`.cifar`.
-    ``fashion_mnist``  The four official ``*-ubyte.gz`` files in ``data_dir``.
-    ``tiny_imagenet``  The official zip file in ``data_dir``, packed or extracted.
-    ``tfds:NAME``      A set that TFDS has prepared as ArrayRecord (also ``NAME/CONFIG``).
-    ``folder:PATH``    ``PATH/train/CLASS/*.jpg`` with optional ``val`` and ``test`` (or their other
-                       usual names), or plain ``PATH/CLASS/*.jpg``; needs ``image_size``.
-    ``npz:FILE``       ``images``, ``labels``, optional ``class_names``, ``test_images``, ...; also
-                       MedMNIST's files.
-    ================== ==========================================================================
-
-    A source with ``val`` but no ``test`` (Tiny ImageNet, whose test labels are not public) is
-    tested on its ``val``; one with neither on a fixed 20 % of every class. Validation is held out
-    of train unless the source has both.
-
     Args:
-      source: see the table.
-      seed: fixes the validation split and the subset; never the test split.
-      val_fraction: share of every class of train held out for validation (0: none).
-      val_per_class: if positive, that many of every class instead.
-      subset_per_class: if positive, keep that many of every class of train, before validation is
-        held out of it.
-      splits: ``random``: by ``seed``; ``gem``: subset and validation by the files' order, as
-        limited-data benchmarks have it, see :func:`cxv_jax.data.splits.in_order`.
+      source: see the table at the top of this file.
+      seed: this and the next three: see :func:`cxv_jax.data.splits.complete`.
+      val_fraction: held out of train.
+      val_per_class: in place of it.
+      subset_per_class: kept of train.
+      splits: ``random``, or ``gem``: by the files' order, as limited-data benchmarks have it, see
+        :func:`cxv_jax.data.splits.in_order`.
       split_index: which of the ``gem`` splits.
-      image_size: pixels a side (0: as the source has them): the shorter side is resized to it, the
-        centre cropped.
-      data_dir: where the files of the source are; default ``$TFDS_DATA_DIR`` or
-        ``~/tensorflow_datasets``.
+      image_size: pixels a side: the shorter one is resized, the centre cropped; 0: as they are.
+      data_dir: where the files of the source are; default: :func:`default_dir`.
       on_bad_image: ``refuse`` or ``skip`` image files that cannot be read.
-      small_classes: ``split`` classes of fewer than 5 images like others, or ``train`` on all of
-        their images.
+      small_classes: ``split`` or ``train``.
       keep: the splits of a run, which are restored in place of cutting new ones.
       wanted: of those, only the ones that are needed; none: all.
 
@@ -79,29 +72,18 @@ def load(
       InputError: one line about what is wrong with the arguments or the files.
 
     Example:
-      >>> digits = load("digits", val_fraction=0.2)
-      >>> {name: len(split) for name, split in digits.splits.items()}
+      >>> {name: len(split) for name, split in load("digits", val_fraction=0.2).splits.items()}
       {'train': 1151, 'val': 287, 'test': 359}
     """
-    if on_bad_image not in ("refuse", "skip"):
-        raise InputError(f"data.on_bad_image: expected refuse or skip, got {on_bad_image!r}")
-    if splits not in ("random", "gem"):
-        raise InputError(f"data.splits: expected random or gem, got {splits!r}")
-    if small_classes not in ("split", "train"):
-        raise InputError(f"data.small_classes: expected split or train, got {small_classes!r}")
+    _check(("on_bad_image", on_bad_image, "refuse skip"), ("splits", splits, "random gem"))
+    _check(("small_classes", small_classes, "split train"))
     if not 0 <= image_size <= MAX_SIZE:
         raise InputError(f"data.image_size: expected 0 to {MAX_SIZE}, got {image_size}")
-    place = Path(data_dir).expanduser() if data_dir else default_dir()
-    class_names, parts = _read(source, place, image_size, on_bad_image)
-    parts = _resized(parts, image_size)
-    tell_odd(source, parts["train"].images)
-    parts = {name: stored.named(name, split) for name, split in parts.items()}
+    class_names, parts = _opened(source, data_dir, image_size, on_bad_image)
     if keep is not None:
         return stored.restore(source, class_names, parts, keep, wanted)
     return complete(
-        source,
-        class_names,
-        parts,
+        *(source, class_names, parts),
         seed=seed,
         val_fraction=val_fraction,
         val_per_class=val_per_class,
@@ -156,6 +138,21 @@ def is_outside(source: str, own: str) -> bool:
     (kind, path), (own_kind, own_path) = (s.partition(":")[::2] for s in (source, own))
     places = [Path(p).expanduser().resolve() for p in (path, own_path)]
     return kind in ("folder", "npz") and (kind != own_kind or places[0] != places[1])
+
+
+def _opened(source: str, data_dir: str, image_size: int, on_bad_image: str) -> Parts:
+    place = Path(data_dir).expanduser() if data_dir else default_dir()
+    class_names, parts = _read(source, place, image_size, on_bad_image)
+    parts = _resized(parts, image_size)
+    tell_odd(source, parts["train"].images)
+    return class_names, {name: stored.named(name, split) for name, split in parts.items()}
+
+
+def _check(*fields: tuple[str, str, str]) -> None:
+    """Refuse a field whose value is none of the words."""
+    for name, value, words in fields:
+        if value not in words.split():
+            raise InputError(f"data.{name}: expected {' or '.join(words.split())}, got {value!r}")
 
 
 def default_dir() -> Path:

@@ -165,39 +165,29 @@ def complete(
 ) -> Dataset:
     """Cut the source's own splits into ``train``, ``val`` and ``test``.
 
-    1. No ``test``: ``val`` is taken for it, or else ``TEST_FRACTION`` of every class of train, by a
-       constant seed.
+    1. No ``test``: ``val`` (Tiny ImageNet, whose test labels are not public) is taken for it, or
+       else ``TEST_FRACTION`` of every class of train, by a constant seed.
     2. ``subset_per_class`` > 0: train keeps that many of every class, fixed by ``seed``.
     3. No ``val``: ``val_per_class``, or else ``val_fraction``, of what train then is, by ``seed``;
        so a limited-data study pays for its validation images. Both 0: no ``val``.
 
-    With ``order`` steps 2 and 3 follow the files' order (split ``order`` of :func:`in_order`) in
-    place of ``seed``.
-
-    A class of fewer than ``TOO_SMALL`` images is told; with ``small_classes="train"`` nothing is
-    held out of it.
+    With ``order`` steps 2 and 3 follow the files' order (split ``order`` of :func:`in_order`). A
+    class of fewer than ``TOO_SMALL`` images is told; ``small_classes="train"`` keeps it whole.
 
     Raises:
       InputError: for a class too small for what is asked of it, or numbers out of range.
     """
-    images = sum(map(len, splits.values()))
-    splits = dict(splits)
-    if not 0 <= val_fraction < 1 or val_per_class < 0 or subset_per_class < 0:
-        raise InputError(
-            f"data: expected 0 <= val_fraction < 1, val_per_class >= 0, subset_per_class >= 0, got "
-            f"{val_fraction}, {val_per_class}, {subset_per_class}"
-        )
+    images, splits = sum(map(len, splits.values())), dict(splits)
+    _check_numbers(val_fraction, val_per_class, subset_per_class)
+    _check_names(name, class_names)
 
     def counts(but: Collection[int] = ()) -> dict[int, int]:
         found = class_counts(splits["train"].labels, len(class_names))
         return {c: n for c, n in found.items() if c not in but}
 
-    _check_names(name, class_names)
     _refuse_small(name, class_names, counts(), 0, "in train")
     small = {c: n for c, n in counts().items() if n < TOO_SMALL}
-    whole = small if small_classes == "train" else ()
-    if len(whole) == len(class_names):
-        raise InputError(f"{name}: all classes have fewer than {TOO_SMALL} images; add some")
+    whole = _whole(name, small, small_classes, len(class_names))
     own = set(splits)
     if "test" not in splits and "val" in splits:
         splits["test"] = splits.pop("val")
@@ -210,17 +200,35 @@ def complete(
         _refuse_small(name, class_names, counts(), more_than, "for subset_per_class")
         _cut(splits, "train", dict.fromkeys(counts(), subset_per_class), seed, before)
     if "val" not in splits and (val_per_class or val_fraction):
-        _refuse_small(
-            name, class_names, counts(whole), val_per_class or 1, "to hold out a val split"
+        left = counts(whole)
+        _refuse_small(name, class_names, left, val_per_class or 1, "to hold out a val split")
+        held = (
+            dict.fromkeys(left, val_per_class) if val_per_class else fractions(left, val_fraction)
         )
-        held = dict.fromkeys(counts(whole), val_per_class)
-        held = held if val_per_class else fractions(counts(whole), val_fraction)
-        rest = None if order is None else {c: n - held[c] for c, n in counts(whole).items()}
+        rest = None if order is None else {c: n - held[c] for c, n in left.items()}
         _cut(splits, "val", held, seed + 1, rest)
     ordered = [key for key in ("train", "val", "test") if key in splits]
     if small and not set(ordered) <= own:
         _tell_small({class_names[c]: n for c, n in small.items()}, name, bool(whole))
     return Dataset(name, tuple(class_names), {key: splits[key] for key in ordered}, images)
+
+
+def _whole(
+    name: str, small: Mapping[int, int], small_classes: str, classes: int
+) -> Collection[int]:
+    """The classes that stay whole in train."""
+    whole = small if small_classes == "train" else ()
+    if len(whole) == classes:
+        raise InputError(f"{name}: all classes have fewer than {TOO_SMALL} images; add some")
+    return whole
+
+
+def _check_numbers(val_fraction: float, val_per_class: int, subset_per_class: int) -> None:
+    if not 0 <= val_fraction < 1 or val_per_class < 0 or subset_per_class < 0:
+        raise InputError(
+            f"data: expected 0 <= val_fraction < 1, val_per_class >= 0, subset_per_class >= 0, got "
+            f"{val_fraction}, {val_per_class}, {subset_per_class}"
+        )
 
 
 def _cut(

@@ -23,7 +23,7 @@ SYSTEMS: Systems = {
     "cxv_nano": {"name": "cxv_nano"},
     "cltv": {"name": "cltv", "embed_stride": 2, "depth": 3, "embed_dim": 36, "head_dim": 6},
     "resnet": {"name": "resnet18", "widths": (22, 44, 86), "depths": (1, 1, 1)},
-    "convmixer": {"name": "convmixer", "embed_dim": 116},
+    "convmixer": {"name": "convmixer", "embed_dim": 116, "patch_size": 4},
     "cct": {"name": "cct_4_3x2", "embed_dim": 68, "conv_dim": 32},
 }
 NO_DROPOUT: dict[str, Any] = {
