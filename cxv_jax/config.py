@@ -1,5 +1,7 @@
 """What a config may hold: every field, checked before any work, compared before a run goes on."""
 
+import json
+from collections.abc import Mapping
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -11,11 +13,14 @@ AT_LEAST_ONE = ("batch_size", "eval_batch_size", "fsdp", "phase1.patience", "pha
 AT_LEAST_ZERO = (
     *("phase1.epochs", "phase2.epochs", "steps_per_call", "redraw_every"),
     *("micro_batch", "memory_gb", "data.split_index"),
-    *(f"phase{n}.{field}" for n in (1, 2) for field in ("light_epochs", "clip_norm")),
+    *(f"phase{n}.{field}" for n in (1, 2) for field in ("clip_norm",)),
 )
 POSITIVE = ("phase1.learning_rate", "phase2.learning_rate")
 SELECTIONS = ("val", "test", "last")
-SHARES = ("phase1.label_smoothing", "phase2.label_smoothing", "ema_decay")  # In [0, 1).
+SHARES = (  # In [0, 1).
+    *("phase1.label_smoothing", "phase2.label_smoothing", "ema_decay"),
+    *("phase1.light_share", "phase2.light_share"),
+)
 
 
 def base(model: str, source: str) -> ConfigDict:
@@ -73,7 +78,7 @@ def phase(optimizer: str, epochs: int, **options: float) -> ConfigDict:
             "patience": 20,  # Epochs without improvement that end the phase.
             "label_smoothing": 0.0,
             "clip_norm": 0.0,  # The gradient's global norm is cut to it; 0: not at all.
-            "light_epochs": 0,  # The last of `epochs` go without policy, erasing and mixing.
+            "light_share": 0.0,  # Of its steps, the last: without policy, erasing and mixing.
             "augment": {  # See cxv_jax.augment.make.
                 "flip": False,
                 "crop_padding": 0,
@@ -111,6 +116,26 @@ def check_config(config: ConfigDict) -> None:
         )
     if config.phase1.epochs + config.phase2.epochs == 0:
         raise InputError("config.phase1.epochs and config.phase2.epochs are both 0: nothing to do")
+
+
+def completed(stored: Mapping[str, Any]) -> dict[str, Any]:
+    """A stored config, as plain data, with the fields that came later at their defaults."""
+    model, data = stored.get("model", {}), stored.get("data", {})
+    try:
+        default = base(model["name"], data["source"])
+    except (KeyError, TypeError, InputError):  # Not one of ours: as it is.
+        return dict(stored)
+    return _merged(json.loads(default.to_json()), stored)
+
+
+def _merged(default: Mapping[str, Any], stored: Mapping[str, Any]) -> dict[str, Any]:
+    inner = {
+        key: _merged(default[key], value)
+        for key, value in stored.items()
+        # What an optimizer is not told it does not get.
+        if isinstance(value, Mapping) and isinstance(default.get(key), Mapping) and key != "options"
+    }
+    return {**default, **stored, **inner}
 
 
 def differences(old: Any, new: Any, name: str = "") -> list[str]:

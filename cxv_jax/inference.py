@@ -16,6 +16,7 @@ from ml_collections import ConfigDict
 from cxv_jax import models, sharding
 from cxv_jax.augment import normalise
 from cxv_jax.checkpoint import Checkpointer
+from cxv_jax.config import completed
 from cxv_jax.data.images import decode, why
 from cxv_jax.data.loader import make_loader
 from cxv_jax.data.splits import Split
@@ -80,7 +81,7 @@ def load_run(workdir: Path | str) -> Run:
             raise InputError(f"{folder} holds no complete checkpoint: train the run first")
         where = f"the record of checkpoint {number} in {folder}"
         meta = read(Meta, checkpointer.meta(number), where)
-        config, dataset = ConfigDict(meta.config), meta.dataset
+        config, dataset = ConfigDict(completed(meta.config)), meta.dataset
         try:
             model = models.create(num_classes=len(dataset.class_names), **config.model)
             template = _weights(model, dataset.image_shape, ema=config.ema_decay > 0)

@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 
 from cxv_jax import distributed, machine, optimizer
 from cxv_jax.checkpoint import Checkpointer
-from cxv_jax.config import differences
+from cxv_jax.config import completed, differences
 from cxv_jax.data.stored import Stored, check
 from cxv_jax.errors import InputError
 from cxv_jax.files import write_text
@@ -187,7 +187,8 @@ def open_run(workdir: str | Path, config: ConfigDict, *, fork: bool, data: Store
     if workdir.exists() and not workdir.is_dir():
         raise InputError(f"workdir={workdir} is a file; name a folder")
     path, text = workdir / CONFIG, config.to_json(indent=2, sort_keys=True) + "\n"
-    differing = differences(read_json(path), json.loads(text)) if path.exists() else []
+    stored = completed(read_json(path)) if path.exists() else None
+    differing = differences(stored, json.loads(text)) if stored else []
     if differing and not fork:
         raise InputError(
             f"{workdir} was started with another config: {'; '.join(differing)}. Name another "
@@ -217,9 +218,16 @@ def check_joined(workdir: Path, config: ConfigDict) -> None:
 
 
 def finished(workdir: Path, config: ConfigDict) -> Summary | None:
-    """The summary of a run that this config has brought to its end, else None."""
+    """The summary of a run that this config has brought to its end, else None.
+
+    Where the data lie does not count: a finished run is one on another machine too.
+    """
     path = workdir / SUMMARY
     summary = read_json(path) if path.exists() else None
-    if not summary or summary.get("config") != plain(config):
+    stored = summary.get("config") if summary else None
+    if not summary or not isinstance(stored, dict):
+        return None
+    changed = differences(completed(stored), plain(config))
+    if [line for line in changed if not line.startswith("data.data_dir ")]:
         return None
     return read(Summary, summary, path)

@@ -57,8 +57,8 @@ ALLOWED: dict[str, set[str]] = {
     },
     "divergence": {"errors", "runs"},
     "inference": {
-        *("augment", "checkpoint", "data", "errors", "evaluation", "jsonable", "models"),
-        *("phase", "records", "run_files", "sharding", "state"),
+        *("augment", "checkpoint", "config", "data", "errors", "evaluation", "jsonable"),
+        *("models", "phase", "records", "run_files", "sharding", "state"),
     },
     "train": {
         *("config", "data", "distributed", "divergence", "errors", "interrupt", "lock"),

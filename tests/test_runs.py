@@ -186,3 +186,35 @@ def test_a_summary_is_the_last_phases_and_finishes_its_config_only(
     path.write_text("{")
     with pytest.raises(InputError, match=r"summary.json is damaged"):
         runs.finished(tmp_path, session.config)
+
+
+def test_a_folder_of_an_older_version_goes_on_with_todays_defaults(
+    session: Session, tmp_path: Path
+) -> None:
+    """Fields that its config lacks are at their defaults; nothing else may differ."""
+    config = small_config()
+    opened(tmp_path, config, fork=False)
+    path = tmp_path / "config.json"
+    older = json.loads(path.read_text())
+    del older["phase1"]["light_share"], older["data"]["splits"], older["model"]["remat"]
+    path.write_text(json.dumps(older))
+    opened(tmp_path, config, fork=False)
+    path.write_text(json.dumps(older))
+    config.phase1.light_share = 0.5
+    with pytest.raises(InputError, match=r"phase1.light_share was 0.0, is 0.5\. Name another"):
+        opened(tmp_path, config, fork=False)
+
+
+def test_where_the_data_lie_does_not_undo_a_finished_run(session: Session, tmp_path: Path) -> None:
+    with started(session, tmp_path) as run:
+        run.progress.rates = [1.0]
+        summary = run.summary(PHASES).to_json()
+    del summary["config"]["phase1"]["clip_norm"]
+    (tmp_path / "summary.json").write_text(json.dumps(summary))
+    config = small_config()
+    config.data.data_dir = "/elsewhere"
+    found = runs.finished(tmp_path, config)
+    assert found is not None
+    assert found.test_top1 == 0.5
+    config.data.val_fraction = 0.5
+    assert runs.finished(tmp_path, config) is None

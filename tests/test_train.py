@@ -416,7 +416,7 @@ def test_the_last_weights_count_where_nothing_selects(tmp_path: Path) -> None:
     """No evaluation before the end, with validation read once or without any."""
     config = tiny_config()
     config.selection, config.data.val_fraction = "last", 0.0
-    config.phase1.update(clip_norm=1.0, light_epochs=1)
+    config.phase1.update(clip_norm=1.0, light_share=0.5)
     config.phase1.augment.mixup_alpha = 0.2
     summary = train.train_and_evaluate(config, tmp_path / "a", quiet=True)
     lines = [json.loads(x) for x in (tmp_path / "a" / "metrics.jsonl").read_text().splitlines()]

@@ -38,7 +38,7 @@ SYSTEMS: Systems = {label: {"name": "cxv_nano", **change} for label, change in C
 def get_config(only: str = "") -> ConfigDict:
     recipe = cifar10.get_config("cxv_nano,small")
     recipe.data.update(splits="gem", subset_per_class=500, val_per_class=400, val_fraction=0.0)
-    recipe.phase1.update(epochs=40, warmup_epochs=2, light_epochs=4)
+    recipe.phase1.update(epochs=40, warmup_epochs=2)
     config = compare(recipe, SYSTEMS, only)
     config.handoff, config.seeds = "without", (0, 1, 2)
     return config

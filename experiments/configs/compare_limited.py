@@ -62,5 +62,5 @@ def recipe(images: int, tune: bool) -> ConfigDict:
     config.data.val_per_class = images * 2 // 5 if tune else 0
     config.batch_size = min(50, images)
     epochs = EPOCHS[images]
-    config.phase1.update(epochs=epochs, warmup_epochs=epochs // 20, light_epochs=epochs // 10)
+    config.phase1.update(epochs=epochs, warmup_epochs=epochs // 20)
     return config

@@ -44,7 +44,7 @@ def strong(config: ConfigDict) -> ConfigDict:
         label_smoothing=0.1,
         decay_kernels_only=True,
         clip_norm=1.0,
-        light_epochs=20,
+        light_share=0.1,
     )
     config.phase1.options.weight_decay = 0.05
     config.phase1.augment.update(
@@ -75,7 +75,7 @@ def small(config: ConfigDict) -> ConfigDict:
         label_smoothing=0.1,
         decay_kernels_only=True,
         clip_norm=1.0,
-        light_epochs=20,
+        light_share=0.1,
     )
     config.phase1.options.weight_decay = 0.1
     config.phase1.augment.update(flip=True, crop_padding=4, policy="trivial")
