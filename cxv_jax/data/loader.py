@@ -89,4 +89,7 @@ def _check(split: Split, batch_size: int, sharding: NamedSharding, train: bool) 
     if len(split) == 0:
         raise InputError("the split has no images")
     if train and batch_size > len(split):
-        raise InputError(f"batch_size={batch_size} is larger than the {len(split)} training images")
+        raise InputError(
+            f"batch_size={batch_size} is larger than the {len(split)} training images: lower it to "
+            f"{len(split)} or less"
+        )

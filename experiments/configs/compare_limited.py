@@ -33,7 +33,9 @@ NO_DROPOUT: dict[str, Any] = {
 EPOCHS = {10: 200, 50: 100, 100: 60, 500: 20}
 TRIALS = (2e-3, 5e-3, 1e-2)
 # The best trial by validation on split 0, see docs/results/limited_data/IMAGES-tune.
-CHOSEN: dict[int, dict[str, float]] = {}
+CHOSEN: dict[int, dict[str, float]] = {
+    50: {"cxv_nano": 2e-3, "cltv": 2e-3, "resnet": 2e-3, "convmixer": 2e-3, "cct": 5e-3},
+}
 
 
 def get_config(variant: str = "50") -> ConfigDict:
