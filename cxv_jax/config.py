@@ -19,7 +19,7 @@ POSITIVE = ("phase1.learning_rate", "phase2.learning_rate")
 SELECTIONS = ("val", "test", "last")
 SHARES = (  # In [0, 1).
     *("phase1.label_smoothing", "phase2.label_smoothing", "ema_decay"),
-    *("phase1.light_share", "phase2.light_share"),
+    *("phase1.light_share", "phase2.light_share", "phase1.floor", "phase2.floor"),
 )
 
 
@@ -72,7 +72,8 @@ def phase(optimizer: str, epochs: int, **options: float) -> ConfigDict:
             "options": options,  # For the optimizer, e.g. weight_decay or momentum.
             "decay_kernels_only": False,  # True: no weight decay on biases and norms.
             "learning_rate": 1e-3,
-            "schedule": "constant",  # Or "cosine", to 0 over `epochs`.
+            "schedule": "constant",  # Or "cosine", "linear", over `epochs`.
+            "floor": 0.0,  # Where those end, as a share of the rate.
             "warmup_epochs": 0,  # Linear, from near 0; at most half the phase.
             "epochs": epochs,  # At most; 0 leaves the phase out.
             "patience": 20,  # Epochs without improvement that end the phase.

@@ -31,10 +31,12 @@ from typing import Any, TypeAlias
 import jax
 import jax.numpy as jnp
 import optax
+import optax.contrib
 
 from cxv_jax.errors import InputError
 
 Schedule: TypeAlias = float | Callable[[Any], Any]
+SCHEDULES = ("constant", "cosine", "linear")
 Factory: TypeAlias = Callable[..., optax.GradientTransformation]
 
 
@@ -83,20 +85,59 @@ def sgd(
     return injected(optax.sgd, learning_rate, momentum=momentum, **options)
 
 
+def muon(
+    learning_rate: Schedule = 2e-2, *, mask: Any = None, **options: Any
+) -> optax.GradientTransformation:
+    """Muon for everything that is a matrix, Adam at the same rate for vectors.
+
+    The momentum of a matrix is made orthogonal before it is a step (Jordan et al. 2024,
+    github.com/KellerJordan/Muon). A convolution's kernel ``[height, width, in, out]`` is the matrix
+    ``[height width in, out]``. ``mask``: where weight decay applies.
+    """
+
+    def matrices(params: Any) -> Any:
+        def axes(leaf: Any) -> Any:
+            last = leaf.ndim - 1
+            return (
+                optax.contrib.MuonDimensionNumbers(tuple(range(last)), last) if last > 0 else None
+            )
+
+        return jax.tree.map(axes, params)
+
+    options = dict(weight_decay_mask=mask, muon_weight_dimension_numbers=matrices, **options)
+    return injected(optax.contrib.muon, learning_rate, **options)
+
+
+# What the loop cannot run: it gives an optimizer one gradient a step, and evaluates its weights.
+NEEDS_MORE = {
+    "lbfgs": "a line search",
+    "polyak_sgd": "the value of the loss",
+    "sam": "two gradients a step",
+    "schedule_free": "other weights in evaluation",
+    "schedule_free_adamw": "other weights in evaluation",
+    "schedule_free_sgd": "other weights in evaluation",
+}
+
+
 def by_name(
     name: str, learning_rate: Schedule, options: Mapping[str, Any] | None = None
 ) -> optax.GradientTransformation:
-    """An optimizer by its optax name; ``adamw`` and ``sgd`` get PyTorch's defaults.
+    """An optimizer of ``optax`` or ``optax.contrib`` by its name.
+
+    ``adamw`` and ``sgd`` get PyTorch's defaults; for ``muon`` see :func:`muon`.
 
     Raises:
-      InputError: if optax has no such optimizer, or it refuses an option.
+      InputError: if optax has no such optimizer, it refuses an option, or needs what the loop does
+        not give.
     """
-    known: dict[str, Factory] = {"adamw": adamw, "sgd": sgd}
+    known: dict[str, Factory] = {"adamw": adamw, "sgd": sgd, "muon": muon}
     factory = known.get(name)
+    if name in NEEDS_MORE:
+        raise InputError(f"optimizer {name!r} needs {NEEDS_MORE[name]}; choose another")
     if factory is None:
-        found = None if name.startswith("_") else getattr(optax, name, None)
-        if not callable(found):
-            raise InputError(f"optax has no optimizer {name!r}; try adamw, sgd, lion or rmsprop")
+        found = getattr(optax, name, None) or getattr(optax.contrib, name, None)
+        if name.startswith("_") or not callable(found):
+            raise InputError(f"optax has no optimizer {name!r}; try adamw, sgd, muon or rmsprop")
         factory = partial(injected, found)
     try:
         return factory(learning_rate, **(options or {}))
@@ -105,19 +146,29 @@ def by_name(
 
 
 def schedule(
-    kind: str, learning_rate: float, *, warmup_steps: int = 0, total_steps: int = 0
+    kind: str,
+    learning_rate: float,
+    *,
+    warmup_steps: int = 0,
+    total_steps: int = 0,
+    floor: float = 0.0,
 ) -> optax.Schedule:
-    """``constant`` or ``cosine`` (to 0 at ``total_steps``), after a linear warm-up from 0.
+    """``constant``, or ``cosine`` or ``linear`` to ``floor`` times the rate at ``total_steps``.
+
+    A linear warm-up from 0 goes before it.
 
     Raises:
       InputError: for another ``kind``, or a warm-up as long as the whole.
     """
-    if kind not in ("constant", "cosine"):
-        raise InputError(f"unknown schedule {kind!r}; choose from constant, cosine")
-    if kind == "cosine" and warmup_steps >= total_steps:
+    if kind not in SCHEDULES:
+        raise InputError(f"unknown schedule {kind!r}; choose from {', '.join(SCHEDULES)}")
+    if kind != "constant" and warmup_steps >= total_steps:
         raise InputError(f"a warm-up of {warmup_steps} steps must be shorter than {total_steps}")
     if kind == "cosine":
-        after = optax.cosine_decay_schedule(learning_rate, total_steps - warmup_steps)
+        after = optax.cosine_decay_schedule(learning_rate, total_steps - warmup_steps, floor)
+    elif kind == "linear":
+        end = floor * learning_rate
+        after = optax.linear_schedule(learning_rate, end, total_steps - warmup_steps)
     else:
         after = optax.constant_schedule(learning_rate)
     if not warmup_steps:

@@ -43,6 +43,7 @@ def make_optimizer(
         fields.learning_rate,
         warmup_steps=min(fields.warmup_epochs * steps_per_epoch, total // 2),
         total_steps=max(total, 1),
+        floor=fields.floor,
     )
     options = dict(fields.options)
     if fields.decay_kernels_only:

@@ -124,7 +124,7 @@ def test_decay_spares_biases() -> None:
     [
         (lambda: optimizer.by_name("adamww", 0.1), "adamww"),
         (lambda: optimizer.by_name("sgd", 0.1, {"momentun": 0.9}), "momentun"),
-        (lambda: optimizer.schedule("linear", 0.1), "linear"),
+        (lambda: optimizer.schedule("steps", 0.1), "steps"),
         (lambda: optimizer.phase({"a": optax.sgd(1)}, [("x", "b")]), "'b'"),
         (lambda: optimizer.phase({"a": optax.sgd(1)}, [("^y", "a")]).init(PARAMS), "body/kernel"),
     ],
@@ -162,3 +162,52 @@ def test_a_long_gradient_is_cut_to_its_norm() -> None:
     np.testing.assert_allclose(updates["a"], [-0.3, 0.0], rtol=1e-6)
     np.testing.assert_allclose(updates["b"], [-0.4], rtol=1e-6)
     assert optimizer.clipped(tx, 0.0) is tx
+
+
+def test_muon_steps_along_the_orthogonal_factor_of_every_kernel() -> None:
+    """Kernels of convolutions as matrices; vectors by Adam, whose first step is a sign."""
+    params = {"conv": jnp.zeros((3, 3, 2, 5)), "dense": jnp.zeros((6, 4)), "bias": jnp.zeros(4)}
+    grads = {
+        k: jax.random.normal(jax.random.key(i), v.shape) for i, (k, v) in enumerate(params.items())
+    }
+    tx = optimizer.phase({"muon": optimizer.by_name("muon", 1.0)})
+    updates, _ = jax.jit(tx.update)(grads, tx.init(params), params)
+    for name, shape in (("conv", (18, 5)), ("dense", (6, 4))):
+        u, _, v = np.linalg.svd(np.asarray(grads[name]).reshape(shape), full_matrices=False)
+        got = np.asarray(updates[name]).reshape(shape)
+        got = -got / np.linalg.norm(got, 2)
+        assert np.abs(u.T @ got @ v.T - np.diag(np.diag(u.T @ got @ v.T))).max() < 0.05
+        assert np.diag(u.T @ got @ v.T).min() > 0.5
+    ratio = updates["bias"] / jnp.sign(grads["bias"])
+    np.testing.assert_allclose(ratio, ratio[0] * np.ones(4), rtol=1e-4)
+    assert ratio[0] < 0
+    assert optimizer.learning_rates(tx.init(params)) == {"muon": 1.0}
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("lbfgs", {}, "needs a line search"),
+        ("sam", {}, "needs two gradients a step"),
+        ("schedule_free_adamw", {}, "needs other weights in evaluation"),
+        ("muon", {"nesterof": True}, "'muon' refused its options.*nesterof"),
+        ("ademamix", {"beta": 1}, "'ademamix' refused its options.*beta"),
+        ("muons", {}, "no optimizer 'muons'"),
+    ],
+)
+def test_what_cannot_be_run_is_refused_in_one_line(name: str, options: dict, message: str) -> None:
+    with pytest.raises(InputError, match=message) as raised:
+        optimizer.by_name(name, 1e-3, options)
+    assert "\n" not in str(raised.value)
+
+
+def test_schedules_end_at_their_floor() -> None:
+    linear = optimizer.schedule("linear", 0.5, warmup_steps=2, total_steps=12, floor=0.1)
+    np.testing.assert_allclose(
+        [linear(i) for i in (0, 1, 2, 7, 12, 20)], [0.25, 0.5, 0.5, 0.275, 0.05, 0.05]
+    )
+    cosine = optimizer.schedule("cosine", 0.5, total_steps=10, floor=0.2)
+    expected = [0.1 + 0.4 * (1 + np.cos(np.pi * i / 10)) / 2 for i in (0, 3, 10)]
+    np.testing.assert_allclose([cosine(i) for i in (0, 3, 10)], expected, rtol=1e-6)
+    with pytest.raises(InputError, match="choose from constant, cosine, linear"):
+        optimizer.schedule("step", 0.1)
