@@ -4,7 +4,7 @@ import io
 import math
 import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +16,18 @@ from cxv_jax.data.levels import Extent, find_white, to_uint8
 from cxv_jax.errors import InputError, reason
 
 MAX_PIXELS = 2**26  # Of one image, once a JPEG is reduced; a few bytes can claim any number.
-HEIC = "Pillow does not read HEIC, convert it to JPEG or PNG"  # What phones write.
+# What phones write.
+HEIC = "Pillow does not read HEIC, convert it to JPEG or PNG, or add pillow-heif"
+
+with suppress(ImportError):  # The extra `heif`.
+    import pillow_heif
+
+    pillow_heif.register_heif_opener()
 
 # Only these are ever opened: among Pillow's others, EPS starts Ghostscript.
-FORMATS = ("JPEG", "PNG", "GIF", "BMP", "DIB", "WEBP", "TIFF", "PPM", "AVIF", "JPEG2000")
+FORMATS = ("JPEG", "PNG", "GIF", "BMP", "DIB", "WEBP", "TIFF", "PPM", "AVIF", "JPEG2000", "HEIF")
 ENDINGS = tuple(e for e, f in Image.registered_extensions().items() if f in (*FORMATS, "MPO"))
-READERS = tuple(f for f in FORMATS if f in Image.OPEN)  # AVIF is not in every Pillow.
+READERS = tuple(f for f in FORMATS if f in Image.OPEN)  # Not every Pillow has AVIF and HEIF.
 
 TURNS = dict(  # By EXIF orientation, what stands the image upright.
     zip(

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image, ImageOps
 
 from cxv_jax.data.image_files import ImageFiles
-from cxv_jax.data.images import Resized, decode, fit
+from cxv_jax.data.images import ENDINGS, Resized, decode, fit
 from cxv_jax.data.sources import load
 from cxv_jax.errors import InputError
 
@@ -203,3 +203,11 @@ def test_more_pixels_than_the_limit_are_refused_before_they_are_decoded(monkeypa
     with pytest.raises(InputError, match="24 x 24 pixels, at most 575"):
         decode(png, 24)
     assert decode(jpeg, 6).shape == (6, 6, 3)  # Reduced as it is read.
+
+
+def test_pictures_of_phones_are_read_with_the_extra_heif(tmp_path: Path) -> None:
+    heif = pytest.importorskip("pillow_heif", reason="pillow-heif is only in the extra heif")
+    heif.from_pillow(Image.new("RGB", (40, 30), (200, 100, 50))).save(tmp_path / "a.heic")
+    pixels = decode(tmp_path / "a.heic", 8)
+    np.testing.assert_allclose(pixels, np.broadcast_to([200, 100, 50], (8, 8, 3)), atol=6)
+    assert ".heic" in ENDINGS

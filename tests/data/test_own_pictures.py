@@ -98,7 +98,7 @@ def test_what_is_not_read_is_told_in_one_line(tmp_path, told):
         "2 hidden folders",
         "1 hidden files",
         "1 linked folders",
-        "2 .heic files (Pillow does not read HEIC, convert it to JPEG or PNG)",
+        "2 .heic files (Pillow does not read HEIC, convert it to JPEG or PNG, or add pillow-heif)",
         "1 files without ending",
         "1 .txt files",
         "3 files beside the class folders",
