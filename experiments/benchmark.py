@@ -17,6 +17,7 @@ from ml_collections import config_flags
 
 from cxv_jax.launch import children, command
 from cxv_jax.tables import markdown
+from experiments.configs import FOLDER
 
 MODELS = flags.DEFINE_list("models", None, "Models at their published sizes; all: every one.")
 CONFIG = config_flags.DEFINE_config_file("config", None, "A comparison, whose systems to take.")
@@ -145,4 +146,4 @@ def _write_json(rows: Any, path: Path) -> None:
 
 
 if __name__ == "__main__":
-    command.run(main)
+    command.run(main, presets_in=FOLDER)

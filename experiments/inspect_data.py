@@ -13,15 +13,16 @@ from absl import flags
 from ml_collections import config_flags
 
 from cxv_jax.launch import command
+from experiments.configs import FOLDER
 
-CONFIG = config_flags.DEFINE_config_file("config", None, "Config file, FILE.py:VARIANT.")
+CONFIG = config_flags.DEFINE_config_file("config", None, "A preset or FILE.py, with :VARIANT.")
 OUT = flags.DEFINE_string("out", "runs/inspect", "Folder for contact_sheet.png.")
 
 
 def main(argv: list[str]) -> None:
     """Print the report and write the picture."""
     if CONFIG.value is None or argv:
-        command.fail("expected --config=FILE.py[:VARIANT] and nothing besides flags; see --help")
+        command.fail("expected --config=PRESET or FILE.py and nothing besides flags; see --help")
     from cxv_jax.errors import InputError  # Late: --help must not wait for JAX.
     from experiments import data_report
 
@@ -39,4 +40,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    command.run(main)
+    command.run(main, presets_in=FOLDER)

@@ -17,11 +17,12 @@ from ml_collections import ConfigDict, config_flags
 
 from cxv_jax.launch import command
 from cxv_jax.tables import markdown
+from experiments.configs import FOLDER
 
 if TYPE_CHECKING:
     from cxv_jax.memory_plan import Plan, Planner
 
-CONFIG = config_flags.DEFINE_config_file("config", None, "Config file, FILE.py:VARIANT.")
+CONFIG = config_flags.DEFINE_config_file("config", None, "A preset or FILE.py, with :VARIANT.")
 MEMORY_GB = flags.DEFINE_float(
     "memory_gb", None, "Budget of one device, in 1e9 bytes (default: the config's, or all it has)."
 )
@@ -33,7 +34,7 @@ TITLES = ["dtype", "remat", "micro-batch", "predicted GB", "XLA's GB", "images/s
 def main(argv: list[str]) -> None:
     """Print the table and what to do."""
     if CONFIG.value is None or argv:
-        command.fail("expected --config=FILE.py[:VARIANT] and nothing besides flags; see --help")
+        command.fail("expected --config=PRESET or FILE.py and nothing besides flags; see --help")
     from cxv_jax import memory_plan  # Late: --help must not wait for JAX.
     from cxv_jax.config import check_config
     from cxv_jax.session import Session
@@ -126,4 +127,4 @@ def _cells(each: "Plan", rate: float | None, budget: float) -> list[str]:
 
 
 if __name__ == "__main__":
-    command.run(main)
+    command.run(main, presets_in=FOLDER)

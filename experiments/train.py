@@ -14,8 +14,9 @@ from absl import flags
 from ml_collections import config_flags
 
 from cxv_jax.launch import command
+from experiments.configs import FOLDER
 
-CONFIG = config_flags.DEFINE_config_file("config", None, "Config file, FILE.py:VARIANT.")
+CONFIG = config_flags.DEFINE_config_file("config", None, "A preset or FILE.py, with :VARIANT.")
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run (default: runs/CONFIG-VARIANT).")
 FORK = flags.DEFINE_bool("fork", False, "Go on in --workdir although the config has changed.")
 QUIET = flags.DEFINE_bool("quiet", None, "No progress bar (default: where stdout is no terminal).")
@@ -27,7 +28,7 @@ PROCESS_ID = flags.DEFINE_integer("process_id", None, "Which of them this one is
 def main(argv: list[str]) -> int:
     """Run the training loop; return the exit code."""
     if CONFIG.value is None or argv:
-        command.fail("expected --config=FILE.py[:VARIANT] and nothing besides flags; see --help")
+        command.fail("expected --config=PRESET or FILE.py and nothing besides flags; see --help")
     from cxv_jax import distributed, machine  # Late: --help must not wait for JAX.
     from cxv_jax.interrupt import Interrupted
     from cxv_jax.train import train_and_evaluate
@@ -55,4 +56,4 @@ def config_path() -> str:
 
 
 if __name__ == "__main__":
-    command.run(main)
+    command.run(main, presets_in=FOLDER)

@@ -24,8 +24,9 @@ from cxv_jax.interrupt import Interrupted
 from cxv_jax.parts import make_optimizer
 from cxv_jax.phase import Phase
 from cxv_jax.records import PhaseSummary, Summary
-from experiments.compare import Launch, carry_out, page, pictures, schedule, tables
+from experiments.compare import page, pictures, schedule, tables
 from experiments.compare import rows as rows_module
+from experiments.compare.carry_out import Launch, carry_out
 from experiments.configs import comparison, digits
 
 ROOT = Path(__file__).parents[1]

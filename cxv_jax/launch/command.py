@@ -8,7 +8,7 @@ import runpy
 import signal
 import sys
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
@@ -16,24 +16,34 @@ from typing import Any, NoReturn
 from absl import flags
 
 from cxv_jax.errors import InputError, nearest, os_fault
-from cxv_jax.launch import allocator
+from cxv_jax.launch import allocator, fields, presets
 from cxv_jax.text import printable
 
 
-def run(main: Callable[[list[str]], int | None]) -> None:
+def run(
+    main: Callable[[list[str]], int | None],
+    *,
+    presets_in: Path | None = None,
+    about: str | None = None,
+) -> None:
     """Parse the flags, call ``main(positional arguments)``, exit with its code.
 
     A person's mistake (a flag, a config field, an ``InputError`` or ``OSError``) ends with one line
     on stderr and exit code 2; SIGINT and SIGTERM end with one line and 128 + signal (130, 143).
+
+    Args:
+      main: the command.
+      presets_in: folder of the config files that ``--config`` may name without their path.
+      about: what ``--help`` says above the flags; default: the text of the module of ``main``.
     """
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _stop)
     if any(arg in ("--help", "-h", "--helpfull") for arg in sys.argv[1:]):
-        sys.exit(_help(main))
+        sys.exit(_help(main, about))
     allocator.ensure()
     _print_any_name()
     _use_compilation_cache()  # Before the flags: a config file imports JAX, which then reads it.
-    arguments = parse(sys.argv)
+    arguments = parse(sys.argv, presets_in)
     allocator.compute_inline()
     try:
         code = main(arguments)
@@ -44,9 +54,11 @@ def run(main: Callable[[list[str]], int | None]) -> None:
     sys.exit(code or 0)
 
 
-def parse(argv: list[str]) -> list[str]:
+def parse(argv: list[str], presets_in: Path | None = None) -> list[str]:
     """Parse ``argv`` into ``flags.FLAGS``; return the positional arguments or exit with code 2."""
     try:
+        if presets_in and "config" in flags.FLAGS:
+            argv = presets.resolve(argv, presets_in)
         with warnings.catch_warnings():
             # ml_collections loads config files through a deprecated importlib call.
             warnings.filterwarnings("ignore", message=".*load_module", category=DeprecationWarning)
@@ -56,6 +68,8 @@ def parse(argv: list[str]) -> list[str]:
         return arguments
     except (AttributeError, KeyError) as error:
         fail(_unknown_field(argv) or _one_line(error))
+    except flags.UnrecognizedFlagError as error:
+        fail(_unknown_flag(error.flagname, argv))
     except Exception as error:  # Config files are Python: anything can go wrong in them.
         fail(_one_line(error))
 
@@ -116,33 +130,39 @@ def _one_line(error: Exception) -> str:
 
 
 def _unknown_field(argv: list[str]) -> str:
-    """Which ``--config.a.b`` names no field, and the nearest one that exists."""
-    typed = [arg.partition("=")[2] for arg in argv if re.match("--?config=", arg)]
-    if not typed:
-        return ""
-    path, _, variant = typed[-1].partition(":")
-    config = runpy.run_path(path)["get_config"](*([variant] if variant else []))
-    fields = list(field_names(config.to_dict()))
-    for arg in argv[1:]:
+    """Which ``--config.a.b`` names no field, and the one that was meant."""
+    known = _fields(argv)
+    for arg in argv[1:] if known else []:
         name = arg.lstrip("-").split("=")[0]
-        if name.startswith("config.") and name.removeprefix("config.") not in fields:
+        if name.startswith("config.") and name.removeprefix("config.") not in known:
             name = name.removeprefix("config.")
-            return f"unknown config field {name!r}{nearest(name, fields)}"
+            return f"unknown config field {name!r}{fields.did_you_mean(name, known)}"
     return ""
 
 
-def field_names(config: dict[str, Any], prefix: str = "") -> Iterator[str]:
-    """Every dotted path in a nested dict, inner nodes too."""
-    for key, value in config.items():
-        yield prefix + key
-        if isinstance(value, dict):
-            yield from field_names(value, f"{prefix}{key}.")
+def _unknown_flag(name: str, argv: list[str]) -> str:
+    """Which flag is meant, or which field of the config."""
+    if field := fields.meant(name, _fields(argv)):
+        return f"unknown flag --{name}; did you mean --config.{field}?"
+    modules = flags.FLAGS.flags_by_module_dict()
+    own = [flag.name for module, found in modules.items() if "absl" not in module for flag in found]
+    return f"unknown flag --{name}{nearest(name, own)}"
 
 
-def _help(main: Callable[..., Any]) -> int:
-    module = sys.modules[main.__module__]
-    lines = [(module.__doc__ or "").strip(), "", "Flags:"]
-    for flag in flags.FLAGS.get_key_flags_for_module(sys.argv[0]):
+def _fields(argv: list[str]) -> list[str]:
+    """Every field of the config that ``argv`` names."""
+    typed = [arg.partition("=")[2] for arg in argv if re.match("--?config=", arg)]
+    if not typed:
+        return []
+    path, _, variant = typed[-1].partition(":")
+    config = runpy.run_path(path)["get_config"](*([variant] if variant else []))
+    return list(fields.field_names(config.to_dict()))
+
+
+def _help(main: Callable[..., Any], about: str | None) -> int:
+    about = about or sys.modules[main.__module__].__doc__ or ""
+    lines = [about.strip(), "", "Flags:"]
+    for flag in flags.FLAGS.get_key_flags_for_module(main.__module__):
         default = "" if flag.default in (None, "") else f" (default: {flag.default})"
         lines.append(f"  --{flag.name}: {flag.help}{default}")
     sys.stdout.write("\n".join(lines) + "\n")

@@ -21,6 +21,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from cxv_jax.launch import children, command
+from experiments.configs import FOLDER
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "Config file of a comparison.")
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the comparison (default: runs/CONFIG).")
@@ -31,7 +32,7 @@ FROM_JSON = Path(__file__).parents[1] / "configs" / "from_json.py"
 def main(argv: list[str]) -> int:
     """Compare; return the exit code."""
     if CONFIG.value is None or argv:
-        command.fail("expected --config=FILE.py and nothing besides flags; see --help")
+        command.fail("expected --config=PRESET or FILE.py and nothing besides flags; see --help")
     from cxv_jax.interrupt import Interrupt, Interrupted  # Late: --help must not wait for JAX.
     from experiments.compare.carry_out import carry_out
 
@@ -102,4 +103,4 @@ def _say(line: str) -> None:
 
 
 if __name__ == "__main__":
-    command.run(main)
+    command.run(main, presets_in=FOLDER)
