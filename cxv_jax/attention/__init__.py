@@ -1,11 +1,12 @@
 """Attention in linear time: pure functions of arrays, no Flax.
 
 All share the call shape of ``jax.nn.dot_product_attention``: ``(query, key, value, bias=None,
-mask=None, *, ...)`` on ``[..., length, heads, head_dim]``. They fit
-``flax.linen.MultiHeadDotProductAttention(attention_fn=...)``; Flax then passes on only the keyword
-arguments a function names, so **attention dropout is silently ignored there**.
+mask=None, *, ...)`` on ``[..., length, heads, head_dim]``. :func:`for_flax` makes them fit Flax's
+multi-head attention, Linen's and NNX's. Without it Linen passes on only the keyword arguments that
+a function names, so **attention dropout is silently ignored there**.
 """
 
+from cxv_jax.attention.for_flax import for_flax
 from cxv_jax.attention.linear import linear_attention
 from cxv_jax.attention.linformer import linformer_attention
 from cxv_jax.attention.nystrom import nystrom_attention
@@ -17,6 +18,7 @@ from cxv_jax.kernels import token_convolution
 
 __all__ = [
     "default_num_features",
+    "for_flax",
     "iterative_pinv",
     "linear_attention",
     "linformer_attention",
