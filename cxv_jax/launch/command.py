@@ -16,7 +16,8 @@ from typing import Any, NoReturn
 from absl import flags
 
 from cxv_jax.errors import InputError, nearest, os_fault
-from cxv_jax.launch import allocator, fields, presets
+from cxv_jax.launch import allocator, presets
+from cxv_jax.launch.fields import did_you_mean, field_names, meant
 from cxv_jax.text import printable
 
 
@@ -136,13 +137,13 @@ def _unknown_field(argv: list[str]) -> str:
         name = arg.lstrip("-").split("=")[0]
         if name.startswith("config.") and name.removeprefix("config.") not in known:
             name = name.removeprefix("config.")
-            return f"unknown config field {name!r}{fields.did_you_mean(name, known)}"
+            return f"unknown config field {name!r}{did_you_mean(name, known)}"
     return ""
 
 
 def _unknown_flag(name: str, argv: list[str]) -> str:
     """Which flag is meant, or which field of the config."""
-    if field := fields.meant(name, _fields(argv)):
+    if field := meant(name, _fields(argv)):
         return f"unknown flag --{name}; did you mean --config.{field}?"
     modules = flags.FLAGS.flags_by_module_dict()
     own = [flag.name for module, found in modules.items() if "absl" not in module for flag in found]
@@ -156,7 +157,7 @@ def _fields(argv: list[str]) -> list[str]:
         return []
     path, _, variant = typed[-1].partition(":")
     config = runpy.run_path(path)["get_config"](*([variant] if variant else []))
-    return list(fields.field_names(config.to_dict()))
+    return list(field_names(config.to_dict()))
 
 
 def _help(main: Callable[..., Any], about: str | None) -> int:
