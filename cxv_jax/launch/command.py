@@ -20,8 +20,13 @@ from cxv_jax.launch import allocator
 from cxv_jax.text import printable
 
 
-def run(main: Callable[[list[str]], int | None]) -> None:
+def run(
+    main: Callable[[list[str]], int | None],
+    complete: Callable[[list[str]], list[str]] = list,
+) -> None:
     """Parse the flags, call ``main(positional arguments)``, exit with its code.
+
+    What is parsed is ``complete(sys.argv)``.
 
     A person's mistake (a flag, a config field, an ``InputError`` or ``OSError``) ends with one line
     on stderr and exit code 2; SIGINT and SIGTERM end with one line and 128 + signal (130, 143).
@@ -33,7 +38,7 @@ def run(main: Callable[[list[str]], int | None]) -> None:
     allocator.ensure()
     _print_any_name()
     _use_compilation_cache()  # Before the flags: a config file imports JAX, which then reads it.
-    arguments = parse(sys.argv)
+    arguments = parse(complete(sys.argv))
     allocator.compute_inline()
     try:
         code = main(arguments)
