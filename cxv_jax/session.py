@@ -99,7 +99,7 @@ class Session:
     @property
     def class_weights(self) -> tuple[float, ...] | None:
         """Of the training loss, by ``config.class_weights``; None: all classes weigh the same."""
-        if self.config.get("class_weights", "none") == "none":
+        if self.config.class_weights == "none":
             return None
         train = self.dataset.split("train").labels
         return balanced_weights(np.bincount(train, minlength=self.dataset.num_classes))

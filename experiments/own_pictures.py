@@ -138,7 +138,7 @@ def fit_schedule(config: ConfigDict, number: int, recipe: str) -> None:
     epochs = round(STEPS[recipe] * config.batch_size / number)
     epochs = min(max(epochs, least), longest)
     config.phase1.update(epochs=epochs, patience=epochs)
-    config.phase1.update(warmup_epochs=min(5, epochs // 10), light_epochs=min(20, epochs // 10))
+    config.phase1.warmup_epochs = min(5, epochs // 10)
     if config.phase2.epochs:
         config.phase2.epochs = epochs // 2
 

@@ -94,7 +94,7 @@ def test_model_recipe_and_schedule_follow_the_number_of_images(
     assert (config.batch_size, config.phase1.epochs) == (batch, epochs)
     assert config.phase2.epochs == (0 if recipe == "small" else epochs // 2)
     assert config.selection == ("last" if recipe == "small" else "val")
-    assert config.phase1.light_epochs + config.phase1.warmup_epochs < epochs
+    assert config.phase1.warmup_epochs < epochs
 
 
 @pytest.mark.parametrize(("ratio", "weights"), [(3, "none"), (4, "balanced")])
