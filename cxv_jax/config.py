@@ -60,9 +60,7 @@ def base(model: str, source: str) -> ConfigDict:
     # phase runs to its end, and nothing is evaluated before.
     config.selection = "val"
     config.select_by = "top1"  # Or "balanced_accuracy", "macro_f1", for unbalanced classes.
-    config.class_weights = (
-        "none"  # Or "balanced": a rare class weighs in all what a common one does.
-    )
+    config.class_weights = "none"  # Or "balanced": rare classes weigh in all like common ones.
     config.ema_decay = 0.0  # Of a moving average of the weights, which is then evaluated.
     config.redraw_every = 0  # Steps between new Performer projections.
     config.steps_per_call = 0  # Steps in one dispatch; 0: 1 on CPU, 16 elsewhere.

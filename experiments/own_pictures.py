@@ -7,12 +7,15 @@ import math
 from argparse import ArgumentParser
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from ml_collections import ConfigDict
 
 from cxv_jax.errors import InputError
+
+if TYPE_CHECKING:
+    from cxv_jax.data.splits import Dataset
 
 CONFIG = Path(__file__).parent / "configs" / "own.py"
 FEW = 3000  # Training images: fewer get the recipe small.
@@ -36,6 +39,7 @@ class Look(NamedTuple):
       recipe: see ``experiments/configs/recipes.py``.
       mean: of the training pixels, a channel, in 0..1.
       std: their deviation.
+      small_classes: ``train`` where a class is too small to hold anything out of it.
     """
 
     source: str
@@ -47,6 +51,7 @@ class Look(NamedTuple):
     recipe: str
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    small_classes: str = "split"
 
     @property
     def number(self) -> int:
@@ -95,17 +100,22 @@ def look(data: str, recipe: str = "") -> Look:
             layout = "an npz file"
             side = min(_load(source, 0, 0.0).image_shape[:2])
             size = 0 if side <= SIDE else SIDE
-        dataset = _load(source, size, 0.0)
+        try:
+            small_classes, dataset = "split", _load(source, size, 0.0)
+        except InputError:  # Perhaps a class of one picture; if not, it is said again.
+            small_classes, dataset = "train", _load(source, size, 0.0, "train")
         pictures = len(dataset.split("train"))
         recipe = recipe or recipe_for(pictures)
         if recipe != "small":
-            dataset = _load(source, size, 0.1)
+            dataset = _load(source, size, 0.1, small_classes)
     train = dataset.split("train")
     counts = np.bincount(train.labels, minlength=dataset.num_classes).tolist()
     mean, std = (tuple(np.round(x, 4).tolist()) for x in pixel_statistics(train.images))
     if min(std) == 0:
         raise InputError(f"{data}: all pixels of a channel have one value; nothing can be learnt")
-    return Look(source, layout, pictures, tuple(counts), side, size, recipe, mean, std)
+    return Look(
+        source, layout, pictures, tuple(counts), side, size, recipe, mean, std, small_classes
+    )
 
 
 def choose(look: Look, model: str = "") -> ConfigDict:
@@ -115,7 +125,7 @@ def choose(look: Look, model: str = "") -> ConfigDict:
     config = build(
         f"{model or model_for(look.pictures)},{look.recipe}", look.source, look.mean, look.std
     )
-    config.data.image_size = look.image_size
+    config.data.image_size, config.data.small_classes = look.image_size, look.small_classes
     if look.recipe == "small":  # Selects nothing: validation is read once, where there is one.
         config.data.val_fraction = 0.0
     fit_schedule(config, look.number, look.recipe)
@@ -225,10 +235,19 @@ def _layout(path: Path) -> str:
     return f"split folders {', '.join(found)}" if found else "class folders"
 
 
-def _load(source: str, image_size: int, val_fraction: float) -> Any:
+def _load(
+    source: str, image_size: int, val_fraction: float, small_classes: str = "split"
+) -> "Dataset":
+    """What can be read; training refuses the rest, or skips it where the user says so."""
     from cxv_jax.data import sources
 
-    return sources.load(source, image_size=image_size, val_fraction=val_fraction)
+    return sources.load(
+        source,
+        image_size=image_size,
+        val_fraction=val_fraction,
+        small_classes=small_classes,
+        on_bad_image="skip",
+    )
 
 
 def _field(config: ConfigDict, field: str) -> Any:

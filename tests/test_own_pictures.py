@@ -117,6 +117,15 @@ def test_five_lines_tell_what_and_why_and_what_the_user_set() -> None:
     assert "recipe small, as there are fewer than 3,000" in told(seen(600), choose(seen(600)))[3]
 
 
+def test_broken_pictures_and_classes_of_one_do_not_stop_the_look(folder: Path) -> None:
+    (folder / "cat" / "broken.png").write_bytes(b"x")
+    put(folder / "gnu", 1, 30)
+    found = look(str(folder))
+    assert (found.counts, found.small_classes) == ((32, 8, 1), "train")
+    assert choose(found).data.small_classes == "train"
+    assert choose(found).data.on_bad_image == "refuse"  # Whoever wants them skipped says so.
+
+
 @pytest.mark.parametrize("data", ["/nowhere", "cifar10", __file__])
 def test_what_is_no_source_is_refused(data: str) -> None:
     with pytest.raises(InputError, match="expected a folder of pictures"):
