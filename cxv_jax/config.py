@@ -17,6 +17,8 @@ AT_LEAST_ZERO = (
 )
 POSITIVE = ("phase1.learning_rate", "phase2.learning_rate")
 SELECTIONS = ("val", "test", "last")
+CLASS_WEIGHTS = ("none", "balanced")
+SELECT_BY = ("top1", "balanced_accuracy", "macro_f1")
 SHARES = (  # In [0, 1).
     *("phase1.label_smoothing", "phase2.label_smoothing", "ema_decay"),
     *("phase1.light_share", "phase2.light_share", "phase1.floor", "phase2.floor"),
@@ -57,6 +59,8 @@ def base(model: str, source: str) -> ConfigDict:
     # "test" reproduces the paper's protocol; reports say so. "last" takes the last weights: every
     # phase runs to its end, and nothing is evaluated before.
     config.selection = "val"
+    config.select_by = "top1"  # Or "balanced_accuracy", "macro_f1", for unbalanced classes.
+    config.class_weights = "none"  # Or "balanced": rare classes weigh in all like common ones.
     config.ema_decay = 0.0  # Of a moving average of the weights, which is then evaluated.
     config.redraw_every = 0  # Steps between new Performer projections.
     config.steps_per_call = 0  # Steps in one dispatch; 0: 1 on CPU, 16 elsewhere.
@@ -110,6 +114,9 @@ def check_config(config: ConfigDict) -> None:
         _require(config, field, lambda x: 0 <= x < 1, "in [0, 1)")
     _require(config, "data.std", lambda x: min(x) > 0, "above 0 in every channel")
     _require(config, "selection", lambda x: x in SELECTIONS, "'val', 'test' or 'last'")
+    for field, choices in (("class_weights", CLASS_WEIGHTS), ("select_by", SELECT_BY)):
+        what = f"one of {', '.join(map(repr, choices))}"
+        _require(config, field, lambda x, choices=choices: x in choices, what)
     if config.batch_size % max(config.micro_batch, 1):
         raise InputError(
             f"config.micro_batch = {config.micro_batch} must divide config.batch_size = "

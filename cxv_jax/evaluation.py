@@ -1,7 +1,8 @@
 """The one evaluation: exact sums over every image of a split, and the confusion matrix."""
 
 import dataclasses
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -15,6 +16,8 @@ from jaxtyping import Int
 from cxv_jax import losses, metrics, sharding, step
 from cxv_jax.augment import normalise
 from cxv_jax.data.loader import Loader
+from cxv_jax.figures import ClassFigures
+from cxv_jax.records import ClassRecord
 
 Scaling = tuple[tuple[float, ...], tuple[float, ...]]  # Mean and deviation a channel, in 0..1.
 
@@ -42,6 +45,20 @@ class Evaluation:
     def class_hits(self) -> Int[np.ndarray, " classes"]:
         """Images of each class that were recognised."""
         return self.confusion.diagonal()
+
+    @property
+    def by_class(self) -> ClassFigures:
+        """Recall, precision and F1 of each class."""
+        return ClassFigures.of(self.confusion)
+
+    def class_records(self, names: Sequence[str]) -> list[ClassRecord]:
+        """A record of every class, by their names in the order of the logits."""
+        found = self.by_class
+        columns = (found.counts, self.class_hits, found.precision, found.recall)
+        return [
+            ClassRecord(name, int(count), int(hits), _known(precision), _known(recall))
+            for name, count, hits, precision, recall in zip(names, *columns, strict=True)
+        ]
 
 
 def evaluator(
@@ -84,3 +101,7 @@ def batch_sums(
     sums = metrics.batch_sums(logits, labels, example_losses, batch["mask"])
     cells = jnp.zeros((classes, classes), jnp.int32).at[labels, jnp.argmax(logits, -1)]
     return {**sums, "confusion": cells.add(batch["mask"].astype(jnp.int32))}
+
+
+def _known(share: float) -> float | None:
+    return None if math.isnan(share) else float(share)

@@ -29,6 +29,9 @@ class EpochRecord(Record):
       images_per_second: of the epoch's steps.
       seconds: of the epoch's steps.
       selection: name of the selection split, ``val`` or ``test``; ``last`` for none.
+      select_by: the figure that tells which epoch is best.
+      val_score: this figure of the selection split.
+      best_score: of the best epoch so far.
     """
 
     phase: Phase
@@ -46,6 +49,9 @@ class EpochRecord(Record):
     images_per_second: float
     seconds: float
     selection: str = "val"
+    select_by: str = "top1"
+    val_score: float | None = None
+    best_score: float | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,16 +75,27 @@ class HandoffRecord(Record):
 
 @dataclasses.dataclass(frozen=True)
 class Best(Record):
-    """The best epoch of a phase by its figures on the selection split; zeros without one."""
+    """The best epoch of a phase by its figures on the selection split; zeros without one.
+
+    ``by`` names the figure that counts.
+    """
 
     top1: float = -1.0
     loss: float = math.inf
     top5: float = -1.0
     epoch: int = 0
+    balanced_accuracy: float = -1.0
+    macro_f1: float = -1.0
+    by: str = "top1"
+
+    @property
+    def score(self) -> float:
+        """The figure that counts."""
+        return getattr(self, self.by)
 
     def __lt__(self, other: "Best") -> bool:
-        """A tie of top-1 goes to the smaller loss."""
-        return (self.top1, -self.loss) < (other.top1, -other.loss)
+        """A tie goes to the smaller loss."""
+        return (getattr(self, other.by), -self.loss) < (other.score, -other.loss)
 
 
 @dataclasses.dataclass
@@ -168,7 +185,10 @@ class Meta(Record):
 
 @dataclasses.dataclass(frozen=True)
 class PhaseSummary(Record):
-    """The best weights of a phase: of which epoch, on the selection split, on test."""
+    """The best weights of a phase: of which epoch, on the selection split, on test.
+
+    The means over classes leave out those without images; None in files of older versions.
+    """
 
     epoch: int
     val_top1: float | None
@@ -177,6 +197,21 @@ class PhaseSummary(Record):
     val_top5: float | None = None
     val_loss: float | None = None
     test_loss: float | None = None
+    val_balanced_accuracy: float | None = None
+    val_macro_f1: float | None = None
+    test_balanced_accuracy: float | None = None
+    test_macro_f1: float | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class ClassRecord(Record):
+    """A class on a split: its images, those recognised, precision, recall (None: not defined)."""
+
+    name: str
+    count: int
+    hits: int
+    precision: float | None
+    recall: float | None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -190,6 +225,8 @@ class Summary(Record):
       selection: the split that selected the weights, ``val`` or ``test``; or ``last``.
       test_top1: of the last phase's best weights, as ``test_top5``.
       phases: by the phase's key.
+      test_count: images of test; 0 where an older version did not tell.
+      per_class: every class on test, by the last phase's best weights.
       parameters: trainable ones.
       images_per_second: the median over the epochs.
       seconds: of the whole run.
@@ -224,3 +261,5 @@ class Summary(Record):
     date: str = ""
     python: str = ""
     versions: dict[str, str] = dataclasses.field(default_factory=dict)
+    test_count: int = 0
+    per_class: list[ClassRecord] = dataclasses.field(default_factory=list)

@@ -15,9 +15,11 @@ from tqdm import tqdm
 
 from cxv_jax import plots
 from cxv_jax.files import write_text
+from cxv_jax.final_table import final_table, test_line
 from cxv_jax.journal import Journal
 from cxv_jax.phase import Phase
 from cxv_jax.records import EpochRecord, HandoffRecord, Summary
+from cxv_jax.text import duration, percent
 
 SCALARS = {
     "train_loss": "loss/train",
@@ -25,11 +27,15 @@ SCALARS = {
     "train_top1": "top1/train",
     "val_top1": "top1/{split}",
     "val_top5": "top5/{split}",
+    "val_score": "selected_by/{split}",
     "best_top1": "top1/best",
     "learning_rate": "learning_rate",
     "images_per_second": "images_per_second",
     "phase": "phase",
 }
+
+
+NAMES = {"balanced_accuracy": "balanced accuracy", "macro_f1": "macro-F1"}
 
 
 def to_log(text: str) -> None:
@@ -193,7 +199,7 @@ class _Bar(tqdm):
             before = self._sums
             self._sums = [before[0] + steps, before[1] + steps * loss, before[2] + steps * top1]
             count, losses, hits = self._sums
-            text = f"loss {losses / count:.4f}  top-1 {_percent(hits / count)}"
+            text = f"loss {losses / count:.4f}  top-1 {percent(hits / count)}"
             self.set_postfix_str(text, refresh=False)
         self.update(steps)
 
@@ -201,69 +207,33 @@ class _Bar(tqdm):
 def first_step_line(steps: int, waited: float, seconds: float) -> str:
     """How long after the launch the first step (or call of ``steps``) was done."""
     what = "first step" if steps == 1 else f"first {steps} steps"
-    return f"{what} after {_duration(waited)} ({_duration(seconds)} to compile and run)"
+    return f"{what} after {duration(waited)} ({duration(seconds)} to compile and run)"
 
 
 def epoch_line(record: EpochRecord) -> str:
     """One epoch in one line."""
     held_out = ""
     if record.val_loss is not None:
-        best = f"best {_percent(record.best_top1)}, patience {record.patience_left}"
+        by_top1 = record.select_by == "top1"
+        score = "" if by_top1 else f" {NAMES[record.select_by]} {percent(record.val_score):>8}"
+        best = percent(record.best_top1 if by_top1 else record.best_score)
+        best = f"best {best}, patience {record.patience_left}"
         held_out = (
             f" | {record.selection} loss {record.val_loss:.4f} top-1"
-            f" {_percent(record.val_top1):>8} ({'best so far' if record.improved else best})"
+            f" {percent(record.val_top1):>8}{score} ({'best so far' if record.improved else best})"
         )
     return (
         f"epoch {record.epoch:3d}  {record.phase}"
-        f" | train loss {record.train_loss:.4f} top-1 {_percent(record.train_top1):>8}{held_out}"
-        f" | {record.images_per_second:,.0f} images/s, {_duration(record.seconds)}"
+        f" | train loss {record.train_loss:.4f} top-1 {percent(record.train_top1):>8}{held_out}"
+        f" | {record.images_per_second:,.0f} images/s, {duration(record.seconds)}"
     )
 
 
 def handoff_line(record: HandoffRecord, split: str = "val") -> str:
     """The handoff in one line."""
     best = f"the best weights (epoch {record.from_epoch}, {split} top-1 "
-    best += f"{_percent(record.best_top1)})"
+    best += f"{percent(record.best_top1)})"
     if record.best_top1 is None:
         best = f"the last weights (epoch {record.from_epoch})"
     start = best if record.from_epoch else "the initial weights"
     return f"handoff: {record.phase} begins at step {record.step:,} from {start}"
-
-
-def test_line(summary: Summary) -> str:
-    """The figure the run was made for: test top-1, and that of phase one where there are two."""
-    line = f"test top-1 {_percent(summary.test_top1)}"
-    if len(summary.phases) < 2:
-        return line
-    return f"{line} ({Phase.ONE}: {_percent(summary.phases[Phase.ONE.key].test_top1)})"
-
-
-def final_table(summary: Summary) -> list[str]:
-    """The end of a run in a few lines; the last one has the test top-1."""
-    last = summary.selection == "last"
-    chosen = ("last epoch", "val top-1") if last else ("best epoch", f"{summary.selection} top-1")
-    rows = [("", *chosen, "test top-1", "test top-5")]
-    for key, phase in summary.phases.items():
-        val, top1, top5 = map(_percent, (phase.val_top1, phase.test_top1, phase.test_top5))
-        rows.append((str(Phase.of_key(key)), str(phase.epoch), val, top1, top5))
-    memory = f"{summary.peak_memory_bytes / 2**30:.2f} GiB ({summary.peak_memory_of})"
-    lines = ["", *("".join(f"{cell:>12}" for cell in row) for row in rows), ""]
-    lines.append(
-        f"{summary.parameters:,} parameters, {summary.images_per_second:,.0f} images/s, "
-        f"{_duration(summary.seconds)}, peak memory {memory}, {summary.device}"
-    )
-    if summary.selection == "test":
-        lines.append("selected on the test split, as in the paper: test figures are not held out")
-    lines.append(f"details in {summary.workdir}: summary.json, curves.png, metrics.jsonl")
-    return [*lines, test_line(summary)]
-
-
-def _percent(fraction: float | None) -> str:
-    return "" if fraction is None else f"{100 * fraction:.2f} %"
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"

@@ -130,8 +130,8 @@ class Run:
         progress = self._meta(step).progress
         return None if progress is None else progress.epoch
 
-    def summary(self, phases: dict[str, PhaseSummary]) -> Summary:
-        """What the finished run says of itself."""
+    def summary(self, phases: dict[str, PhaseSummary], **tested: Any) -> Summary:
+        """What the finished run says of itself; ``tested``: ``test_count``, ``per_class``."""
         last = phases[max(phases)]
         return Summary(
             workdir=str(self.folder),
@@ -147,6 +147,7 @@ class Run:
             images_per_second=statistics.median(self.progress.rates),
             seconds=self.progress.seconds,
             config=plain(self.config),
+            **tested,
             **machine.environment(),
         )
 

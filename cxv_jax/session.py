@@ -4,6 +4,7 @@ from functools import cached_property, partial
 from typing import Any
 
 import jax
+import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
@@ -14,6 +15,7 @@ from cxv_jax.data.splits import Dataset
 from cxv_jax.data.stored import Stored
 from cxv_jax.errors import InputError
 from cxv_jax.evaluation import Evaluation, evaluator
+from cxv_jax.figures import balanced_weights
 from cxv_jax.parts import load_dataset, make_optimizer, redraw_projections, split_loader
 from cxv_jax.phase import Phase
 from cxv_jax.state import TrainState
@@ -95,6 +97,14 @@ class Session:
         return self._loaders[split]
 
     @property
+    def class_weights(self) -> tuple[float, ...] | None:
+        """Of the training loss, by ``config.class_weights``; None: all classes weigh the same."""
+        if self.config.class_weights == "none":
+            return None
+        train = self.dataset.split("train").labels
+        return balanced_weights(np.bincount(train, minlength=self.dataset.num_classes))
+
+    @property
     def on_cpu(self) -> bool:
         """Whether it computes on a CPU."""
         return self.mesh.devices.flat[0].platform == "cpu"
@@ -140,6 +150,7 @@ class WiredPhase:
             redraw=redraw_projections,
             redraw_every=config.redraw_every,
             micro_batch=config.micro_batch,
+            class_weights=session.class_weights,
         )
 
     @property

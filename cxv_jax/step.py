@@ -31,6 +31,7 @@ class StepConfig(NamedTuple):
       augment: ``(rng, uint8 images, one-hot targets) -> (images 0..255, targets)``.
       light: takes the place of ``augment`` from ``light_from`` on, the phase's steps.
       light_from: None for never.
+      class_weights: of the examples' losses, one a class; None: all the same.
       redraw: ``(rng, constants) -> constants``, new random projections.
       redraw_every: steps between redraws, 0 for never.
       micro_batch: images of one forward and backward pass; it divides the batch; 0 for all.
@@ -47,6 +48,7 @@ class StepConfig(NamedTuple):
     micro_batch: int = 0
     light: Augment | None = None
     light_from: int | None = None
+    class_weights: tuple[float, ...] | None = None
 
 
 def train_step(
@@ -68,6 +70,7 @@ def train_step(
     targets = jax.nn.one_hot(batch["label"], config.num_classes)
     images, targets = augmented(config, augment_rng, state, batch["image"], targets)
     images = normalise(images, config.mean, config.std)
+    weights = example_weights(config, targets)
     constants = constants_of(config, redraw_rng, state)
 
     def loss_fn(params: Any, batch_stats: Any, rng: Array, part: Batch) -> tuple[Array, Any]:
@@ -77,14 +80,15 @@ def train_step(
         )
         example_losses = losses.cross_entropy(logits, part["target"], config.label_smoothing)
         sums = metrics.batch_sums(logits, part["label"], example_losses)
-        return example_losses.mean(), (updated.get("batch_stats", {}), sums)
+        weighted = example_losses * part["weight"] if weights else example_losses
+        return weighted.mean(), (updated.get("batch_stats", {}), sums)
 
     grads, (batch_stats, sums) = accumulate(
         jax.grad(loss_fn, has_aux=True),
         state.params,
         state.batch_stats,
         dropout_rng,
-        {"image": images, "target": targets, "label": batch["label"]},
+        {"image": images, "target": targets, "label": batch["label"], **weights},
         count=len(images) // (config.micro_batch or len(images)),
     )
     updates, opt_state = tx.update(grads, state.opt_state, state.params)
@@ -96,6 +100,19 @@ def train_step(
         state.step + 1, params, batch_stats, constants, opt_state, ema, state.phase_step + 1
     )
     return next_state, sums
+
+
+def example_weights(config: StepConfig, targets: Array) -> Batch:
+    """``{"weight": [batch]}``, or nothing where all examples weigh the same.
+
+    ``w_i = Σ_c t_ic w_c / mean_j Σ_c t_jc w_c``, so that ``mean(w l)`` is the weighted mean of the
+    batch's losses, in parts (see :func:`accumulate`) too. ``t`` are the mixed labels without
+    smoothing.
+    """
+    if config.class_weights is None:
+        return {}
+    weights = targets @ jnp.asarray(config.class_weights, jnp.float32)
+    return {"weight": weights / weights.mean()}
 
 
 def augmented(

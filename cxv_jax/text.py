@@ -1,4 +1,4 @@
-"""Text that others have written, made safe to print: names of files and classes."""
+"""Text for a person: names of files and classes made safe to print, shares, durations."""
 
 
 def printable(text: str, keep: str = "") -> str:
@@ -21,3 +21,16 @@ def printable(text: str, keep: str = "") -> str:
 
 def _escaped(character: str) -> str:
     return character.encode("unicode_escape").decode("ascii")
+
+
+def percent(fraction: float | None) -> str:
+    """``98.77 %``; nothing for None."""
+    return "" if fraction is None else f"{100 * fraction:.2f} %"
+
+
+def duration(seconds: float) -> str:
+    """Seconds as a person reads them."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"

@@ -15,12 +15,13 @@ from cxv_jax import distributed, divergence, metrics, runs, sharding
 from cxv_jax.config import check_config
 from cxv_jax.data.stored import Stored
 from cxv_jax.errors import InputError
+from cxv_jax.final_table import final_table
 from cxv_jax.interrupt import Interrupt, Interrupted
 from cxv_jax.lock import FolderLock
 from cxv_jax.memory_plan import fit_session
 from cxv_jax.phase import Phase
 from cxv_jax.records import Best, EpochRecord, HandoffRecord, PhaseSummary, Summary
-from cxv_jax.report import Report, final_table, to_log
+from cxv_jax.report import Report, to_log
 from cxv_jax.run_files import kept_splits
 from cxv_jax.runs import Run
 from cxv_jax.session import Session
@@ -197,6 +198,9 @@ def end_epoch(run: Run, report: Report) -> None:
         images_per_second=progress.rates[-1],
         seconds=run.epoch_seconds,
         selection=run.config.selection,
+        select_by=run.config.select_by,
+        val_score=_field(found, "score"),
+        best_score=progress.best_so_far().score if found else None,
     )
     report.end_epoch(run.last)
     run.save(best_of=progress.phase.key if improved else None)
@@ -207,7 +211,14 @@ def figures(run: Run, state: TrainState, split: str) -> Best | None:
     if split not in run.session.dataset.splits:
         return None
     results = run.session.evaluate(state.variables(), split)
-    return Best(results.top1, results.loss, results.top5)
+    return Best(
+        results.top1,
+        results.loss,
+        results.top5,
+        balanced_accuracy=results.by_class.balanced_accuracy,
+        macro_f1=results.by_class.macro_f1,
+        by=run.config.select_by,
+    )
 
 
 def hand_over(run: Run, report: Report) -> None:
@@ -224,7 +235,7 @@ def hand_over(run: Run, report: Report) -> None:
 
 def final_test(run: Run, report: Report) -> Summary:
     """Read test, here and nowhere else, and write what the run has come to."""
-    progress, phases = run.progress, {}
+    progress, phases, test = run.progress, {}, None
     for key, best in progress.best.items():
         try:
             state = run.restore_best(Phase.of_key(key))
@@ -244,10 +255,15 @@ def final_test(run: Run, report: Report) -> Summary:
             test_top1=test.top1,
             test_top5=test.top5,
             test_loss=test.loss,
+            val_balanced_accuracy=_field(val, "balanced_accuracy"),
+            val_macro_f1=_field(val, "macro_f1"),
+            test_balanced_accuracy=test.by_class.balanced_accuracy,
+            test_macro_f1=test.by_class.macro_f1,
         )
     if run.config.phase2.epochs and Phase.TWO.key not in phases:  # The best are still these.
         phases[Phase.TWO.key] = phases[Phase.ONE.key]
-    summary = run.summary(phases)
+    per_class = test.class_records(run.session.dataset.class_names) if test else []
+    summary = run.summary(phases, test_count=test.count if test else 0, per_class=per_class)
     run.checkpointer.close()
     report.finish(summary)
     multihost_utils.sync_global_devices("finished")  # Nobody leaves before the report is there.
@@ -263,4 +279,5 @@ def stop_if_asked(run: Run, interrupt: Interrupt) -> None:
 
 
 def _field(found: Best | None, name: str) -> float | None:
-    return None if found is None else getattr(found, name)
+    """A figure; None where it is not known (below 0: an older version did not count it)."""
+    return None if found is None or getattr(found, name) < 0 else getattr(found, name)

@@ -51,7 +51,8 @@ def start(name: str, arguments: list[str]) -> None:
     """Run a command in this process, as ``python -m experiments.NAME`` does."""
     sys.argv = [f"cxv {name}", *arguments]
     module = importlib.import_module(f"experiments.{COMMANDS[name]}")
-    command.run(module.main, presets_in=FOLDER, about=as_typed(module.__doc__ or ""))
+    about, complete = as_typed(module.__doc__ or ""), getattr(module, "complete", list)
+    command.run(module.main, presets_in=FOLDER, about=about, complete=complete)
 
 
 def usage() -> str:

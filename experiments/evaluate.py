@@ -1,4 +1,4 @@
-"""Evaluate a run: exact top-1, top-5, loss, a table by class, a confusion matrix.
+"""Evaluate a run: top-1 with its interval, top-5, loss, figures by class, a confusion matrix.
 
 python -m experiments.evaluate --workdir=runs/digits-cpv
 python -m experiments.evaluate --workdir=runs/imported --data=cifar10 --data_dir=FOLDER
@@ -96,9 +96,11 @@ def open_dataset(run: "Run", source: str, data_dir: str, split: str) -> "Dataset
 def summarise(run: "Run", dataset: "Dataset", result: "Evaluation") -> dict[str, Any]:
     """The results as plain data."""
     from cxv_jax.data import sources
+    from cxv_jax.figures import wilson
 
     outside = sources.is_outside(dataset.name, run.config.data.source)
-    rows = zip(dataset.class_names, result.class_counts, result.class_hits, strict=True)
+    by_class = result.by_class
+    rows = [row.to_json() for row in result.class_records(dataset.class_names)]
     return {
         "dataset": dataset.name,
         "split": _SPLIT.value,
@@ -108,26 +110,31 @@ def summarise(run: "Run", dataset: "Dataset", result: "Evaluation") -> dict[str,
         "top1": result.top1,
         "top5": result.top5,
         "loss": result.loss,
-        "per_class": [
-            {"class": name, "count": int(count), "hits": int(hits)} for name, count, hits in rows
-        ],
+        "between": wilson(result.top1, result.count),
+        "balanced_accuracy": by_class.balanced_accuracy,
+        "macro_f1": by_class.macro_f1,
+        "per_class": [{"class": row.pop("name"), **row} for row in rows],
         "confusion": result.confusion.tolist(),
     }
 
 
 def table(summary: dict[str, Any]) -> list[str]:
     """The results for a person: by class, then all."""
-    width = max(len("class"), *(len(row["class"]) for row in summary["per_class"]))
-    lines = [f"{'class':<{width}}  images  correct     top-1"]
-    for row in summary["per_class"]:
-        share = f"{100 * row['hits'] / row['count']:.2f} %" if row["count"] else "-"
-        lines.append(f"{row['class']:<{width}}  {row['count']:6}  {row['hits']:7}  {share:>8}")
+    from cxv_jax.figures import accuracy
+    from cxv_jax.final_table import class_table
+    from cxv_jax.records import ClassRecord
+
+    rows = [ClassRecord.from_json({"name": row["class"], **row}) for row in summary["per_class"]]
     split = summary["split"]
-    lines += ["", f"{summary['dataset']}, {split}, {summary['count']:,} images"]
+    lines = [*class_table(rows, len(rows)), f"{summary['dataset']}, {split}"]
     if split == summary["selected_on"]:
         lines.append(f"the weights were selected on {split}: these figures are not held out")
-    figures = f"top-1 {100 * summary['top1']:.2f} %, top-5 {100 * summary['top5']:.2f} %"
-    return [*lines, f"{split} {figures}, loss {summary['loss']:.4f}"]
+    line = f"{split} top-1 {accuracy(summary['top1'], summary['count'])}"
+    if len(rows) > 5:
+        line += f", top-5 {100 * summary['top5']:.2f} %"
+    means = f"balanced accuracy {100 * summary['balanced_accuracy']:.2f} %"
+    means += f", macro-F1 {100 * summary['macro_f1']:.2f} %"
+    return [*lines, f"{split} {means}", f"{line}, loss {summary['loss']:.4f}"]
 
 
 if __name__ == "__main__":

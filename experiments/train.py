@@ -1,7 +1,12 @@
 """Train a classifier in two phases; run the same command again to resume.
 
+python -m experiments.train --data=PICTURES
 python -m experiments.train --config=experiments/configs/digits.py:cpv
 python -m experiments.train --config=experiments/configs/cifar10.py:cnv --config.batch_size=128
+
+With --data (a folder CLASS/*.jpg or train/CLASS/*.jpg, or an npz file) everything is chosen from
+the pictures, told in five lines, and stored with the run; --model, --recipe and
+--config.FIELD=VALUE set it otherwise.
 
 As one of two processes (those of Slurm's srun, Open MPI and a Cloud TPU find each other):
 python -m experiments.train --config=… --coordinator=HOST:1234 --num_processes=2 --process_id=0
@@ -14,9 +19,13 @@ from absl import flags
 from ml_collections import config_flags
 
 from cxv_jax.launch import command
+from experiments import own_pictures
 from experiments.configs import FOLDER
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "A preset or FILE.py, with :VARIANT.")
+DATA = flags.DEFINE_string("data", "", "Your pictures, in place of --config.")
+MODEL = flags.DEFINE_string("model", "", "With --data: the model (default: by their number).")
+RECIPE = flags.DEFINE_string("recipe", "", "With --data: small, strong or paper (likewise).")
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run (default: runs/CONFIG-VARIANT).")
 FORK = flags.DEFINE_bool("fork", False, "Go on in --workdir although the config has changed.")
 QUIET = flags.DEFINE_bool("quiet", None, "No progress bar (default: where stdout is no terminal).")
@@ -25,15 +34,29 @@ NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "How many processes 
 PROCESS_ID = flags.DEFINE_integer("process_id", None, "Which of them this one is, from 0.")
 
 
+complete = own_pictures.with_config
+
+
 def main(argv: list[str]) -> int:
     """Run the training loop; return the exit code."""
+    own = CONFIG.value is not None and config_path().startswith(f"{own_pictures.CONFIG}:")
     if CONFIG.value is None or argv:
-        command.fail("expected --config=PRESET or FILE.py and nothing besides flags; see --help")
-    from cxv_jax import distributed, machine  # Late: --help must not wait for JAX.
+        command.fail(
+            "expected --data=PICTURES or --config=PRESET or FILE.py and nothing besides flags; see "
+            "--help"
+        )
+    if bool(DATA.value) != own or (not own and (MODEL.value or RECIPE.value)):
+        command.fail("--data is in place of --config; --model and --recipe are for --data alone")
+    import jax  # Late: --help must not wait for it.
+
+    from cxv_jax import distributed, machine
     from cxv_jax.interrupt import Interrupted
     from cxv_jax.train import train_and_evaluate
 
     distributed.initialize(COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value)
+    if own and jax.process_index() == 0:
+        look = own_pictures.look(DATA.value, RECIPE.value)
+        command.say("\n".join(own_pictures.told(look, CONFIG.value)))
     workdir = WORKDIR.value or default_workdir()
     train = partial(train_and_evaluate, quiet=QUIET.value, fork=FORK.value, say=command.say)
     try:
@@ -45,8 +68,12 @@ def main(argv: list[str]) -> int:
 
 
 def default_workdir() -> str:
-    """``runs/digits-cpv`` for ``--config=experiments/configs/digits.py:cpv``."""
-    path, _, _ = str(flags.FLAGS["config"].value and config_path()).partition(":")
+    """``runs/digits-cpv`` for ``--config=experiments/configs/digits.py:cpv``.
+
+    With ``--data`` by the name of the folder or file.
+    """
+    path = DATA.value and str(Path(DATA.value.rpartition(":")[2]).expanduser().resolve())
+    path = path or config_path().partition(":")[0]
     return str(Path("runs") / f"{Path(path).stem}-{CONFIG.value.model.name}")
 
 
@@ -56,4 +83,4 @@ def config_path() -> str:
 
 
 if __name__ == "__main__":
-    command.run(main, presets_in=FOLDER)
+    command.run(main, presets_in=FOLDER, complete=complete)

@@ -12,7 +12,13 @@ BATCH, SIDE = 32, 8
 
 
 def run(
-    model: Any, count: int, *, rate: float, devices: int = 1, micro_batch: int = 0
+    model: Any,
+    count: int,
+    *,
+    rate: float,
+    devices: int = 1,
+    micro_batch: int = 0,
+    class_weights: tuple[float, ...] | None = None,
 ) -> tuple[state.TrainState, list[float], Any]:
     """The state after ``count`` steps of SGD on random images, losses, and the compiled step."""
     mesh, tx = sharding.create_mesh(devices=devices), optimizer.phase({"sgd": optimizer.sgd(rate)})
@@ -26,6 +32,7 @@ def run(
         redraw=lambda rng, constants: constants,
         redraw_every=0,
         micro_batch=micro_batch,
+        class_weights=class_weights,
     )
     create = jax.jit(partial(state.create, model, tx, image_shape=(SIDE, SIDE, 3)))
     created = create(jax.random.key(0))

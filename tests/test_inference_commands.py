@@ -14,8 +14,10 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import sklearn.metrics
 from absl import flags
 from PIL import Image
+from scipy.stats import binomtest
 
 from cxv_jax import inference, train
 from cxv_jax.data import sources
@@ -60,12 +62,25 @@ def test_evaluate_repeats_what_training_measured(
     hits = sum(row["hits"] for row in found["per_class"])
     assert hits == round(359 * found["top1"]) == np.trace(found["confusion"])
     printed = capsys.readouterr().out
-    assert f"test top-1 {100 * hits / 359:.2f} %, top-5" in printed
+    low, high = binomtest(hits, 359).proportion_ci(0.95, method="wilson")
+    between = f"{100 * low:.0f} to {100 * high:.0f} %"
+    assert f"test top-1 {100 * hits / 359:.2f} % (359 images: {between}), top-5" in printed
+    assert found["between"] == pytest.approx([low, high])
+    truth, guess = (
+        np.repeat(x.ravel(), np.ravel(found["confusion"])) for x in np.indices((10, 10))
+    )
+    balanced = sklearn.metrics.balanced_accuracy_score(truth, guess)
+    assert found["balanced_accuracy"] == pytest.approx(balanced)
+    f1 = sklearn.metrics.f1_score(truth, guess, average="macro", zero_division=0)
+    assert found["macro_f1"] == pytest.approx(f1)
+    assert f"test balanced accuracy {100 * balanced:.2f} %, macro-F1 {100 * f1:.2f} %" in printed
+    assert found["balanced_accuracy"] == trained.summary.phases["phase2"].test_balanced_accuracy
+    assert trained.summary.test_count == 359
     three = found["per_class"][3]
     row = ["3", str(three["count"]), str(three["hits"])]
-    assert [*row, f"{100 * three['hits'] / three['count']:.2f}", "%"] in [
-        line.split() for line in printed.splitlines()
-    ]
+    share = f"{100 * three['hits'] / three['count']:.2f}"
+    lines = [line.split() for line in printed.splitlines()]
+    assert [share, "%"] in [line[-2:] for line in lines if line[:3] == row]
     with Image.open(trained.workdir / "confusion.png") as picture:
         picture.load()
 

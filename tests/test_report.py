@@ -14,8 +14,10 @@ from PIL import Image
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 
 from cxv_jax import plots
+from cxv_jax.final_table import final_table
+from cxv_jax.jsonable import read
 from cxv_jax.phase import Phase
-from cxv_jax.records import EpochRecord, HandoffRecord, PhaseSummary, Summary
+from cxv_jax.records import ClassRecord, EpochRecord, HandoffRecord, PhaseSummary, Summary
 from cxv_jax.report import Report
 
 
@@ -352,3 +354,42 @@ def test_a_picture_that_fails_costs_no_record(
     printed = capsys.readouterr().out.splitlines()
     assert printed[0] == "warning: curves.png could not be drawn (no font)"
     assert printed[-1].startswith("test top-1")
+
+
+def test_unbalanced_classes_are_told_with_intervals(tmp_path: Path) -> None:
+    rows = [
+        ClassRecord("cat", 15, 15, 15 / 16, 1.0),
+        ClassRecord("dog", 3, 2, None, 2 / 3),
+        ClassRecord("gnu", 0, 0, None, None),
+    ]
+    phase = PhaseSummary(9, None, 17 / 18, 1.0, test_balanced_accuracy=5 / 6, test_macro_f1=0.8)
+    given = summary(
+        tmp_path, selection="last", test_top1=17 / 18, test_count=18, per_class=rows,
+        phases={"phase1": phase},
+    )  # fmt: skip
+    assert read(Summary, json.loads(json.dumps(given.to_json())), "here") == given
+    lines = final_table(given)
+    assert lines[1:8] == [
+        "              last epoch   val top-1  test top-1  between (95 %)  balanced accuracy"
+        "    macro-F1",
+        "     phase 1           9                 94.44 %      74 to 99 %            83.33 %"
+        "     80.00 %",
+        "",
+        "class  images  correct  precision    recall",
+        "cat        15       15    93.75 %  100.00 %",
+        "dog         3        2          -   66.67 %",
+        "gnu         0        0          -         -",
+    ]
+    assert lines[9] == "left out of balanced accuracy and macro-F1, without an image: gnu"
+    assert lines[-1] == "test top-1 94.44 % (18 images: 74 to 99 %)"
+    six = summary(tmp_path, test_count=18, per_class=rows * 2)
+    assert "test top-5" in final_table(six)[1]
+
+
+def test_the_figure_that_selects_is_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    scores: dict[str, Any] = {"select_by": "macro_f1", "val_score": 0.5, "best_score": 0.75}
+    with Report(tmp_path, quiet=True, say=print) as report:
+        report.end_epoch(epoch_record(1, **scores, improved=False))
+    assert "top-1  98.77 % macro-F1  50.00 % (best 75.00 %, patience 5)" in capsys.readouterr().out

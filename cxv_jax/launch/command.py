@@ -26,6 +26,7 @@ def run(
     *,
     presets_in: Path | None = None,
     about: str | None = None,
+    complete: Callable[[list[str]], list[str]] = list,
 ) -> None:
     """Parse the flags, call ``main(positional arguments)``, exit with its code.
 
@@ -36,6 +37,7 @@ def run(
       main: the command.
       presets_in: folder of the config files that ``--config`` may name without their path.
       about: what ``--help`` says above the flags; default: the text of the module of ``main``.
+      complete: adds to the command line what follows from it.
     """
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _stop)
@@ -44,7 +46,7 @@ def run(
     allocator.ensure()
     _print_any_name()
     _use_compilation_cache()  # Before the flags: a config file imports JAX, which then reads it.
-    arguments = parse(sys.argv, presets_in)
+    arguments = parse(complete(sys.argv), presets_in)
     allocator.compute_inline()
     try:
         code = main(arguments)

@@ -1,0 +1,100 @@
+"""Figures of a confusion matrix that unbalanced classes do not flatter, and how sure they are."""
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float, Int
+
+Z95 = 1.959963984540054  # The normal distribution's quantile of 0.975.
+
+
+class ClassFigures(NamedTuple):
+    """What a confusion matrix says of every class, as fractions; NaN where it says nothing.
+
+    ``recall_c = n_cc / Σ_j n_cj``, NaN for a class without images; ``precision_c = n_cc / Σ_i
+    n_ic``, NaN for one that was never predicted; ``f1_c = 2 n_cc / (Σ_j n_cj + Σ_i n_ic)``, NaN
+    for one without images. The means below leave out classes without images, as scikit-learn's
+    ``balanced_accuracy_score`` does.
+    """
+
+    counts: Int[np.ndarray, " classes"]
+    recall: Float[np.ndarray, " classes"]
+    precision: Float[np.ndarray, " classes"]
+    f1: Float[np.ndarray, " classes"]
+
+    @classmethod
+    def of(cls, confusion: Int[np.ndarray, "classes classes"]) -> "ClassFigures":
+        """From ``confusion[i, j]``, the images of class ``i`` that were taken for class ``j``."""
+        hits, counts, predicted = confusion.diagonal(), confusion.sum(1), confusion.sum(0)
+        f1 = np.where(counts > 0, _ratio(2 * hits, counts + predicted), np.nan)
+        return cls(counts, _ratio(hits, counts), _ratio(hits, predicted), f1)
+
+    @property
+    def balanced_accuracy(self) -> float:
+        """The mean recall; NaN without any image."""
+        return _mean(self.recall)
+
+    @property
+    def macro_f1(self) -> float:
+        """The mean F1; NaN without any image."""
+        return _mean(self.f1)
+
+
+def balanced_weights(counts: Int[np.ndarray, " classes"]) -> tuple[float, ...]:
+    """``n / (classes n_c)``: every class weighs the same in all; 0 for a class without images.
+
+    As scikit-learn's ``compute_class_weight("balanced")``, over the classes that have images.
+
+    Example:
+      >>> balanced_weights(np.array([30, 10]))
+      (0.6666666666666666, 2.0)
+    """
+    present = max(int((counts > 0).sum()), 1)
+    return tuple(float(counts.sum() / (present * n)) if n else 0.0 for n in counts)
+
+
+def wilson(share: float, count: int) -> tuple[float, float]:
+    """The 95 % interval of a share of ``count`` images, in 0..1.
+
+    ``(p + z²/2n ± z sqrt(p (1 - p) / n + z²/4n²)) / (1 + z²/n)`` (Wilson 1927, "Probable
+    inference, the law of succession, and statistical inference", JASA 22:209-212). It stays within
+    0..1 and tells something even where all images are right.
+    """
+    if not count:
+        return 0.0, 1.0
+    square = Z95**2 / count
+    half = Z95 * math.sqrt(share * (1 - share) / count + square / (4 * count))
+    low, high = (share + square / 2 - half), (share + square / 2 + half)
+    return max(low / (1 + square), 0.0), min(high / (1 + square), 1.0)
+
+
+def between(share: float, count: int) -> str:
+    """The interval of :func:`wilson` for a person.
+
+    Example:
+      >>> between(17 / 18, 18), between(0.9444, 10000)
+      ('74 to 99 %', '94.0 to 94.9 %')
+    """
+    low, high = wilson(share, count)
+    digits = 0 if high - low >= 0.05 else 1
+    return f"{100 * low:.{digits}f} to {100 * high:.{digits}f} %"
+
+
+def accuracy(share: float, count: int) -> str:
+    """An accuracy with its interval.
+
+    Example:
+      >>> accuracy(17 / 18, 18)
+      '94.44 % (18 images: 74 to 99 %)'
+    """
+    return f"{100 * share:.2f} % ({count:,} images: {between(share, count)})"
+
+
+def _ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
+    return np.where(whole > 0, part / np.maximum(whole, 1), np.nan)
+
+
+def _mean(values: np.ndarray) -> float:
+    known = values[~np.isnan(values)]
+    return float(known.mean()) if len(known) else math.nan

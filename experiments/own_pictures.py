@@ -1,0 +1,266 @@
+"""A config for anybody's pictures, chosen from what they are: ``experiments.train --data=PATH``."""
+
+import contextlib
+import functools
+import logging
+import math
+from argparse import ArgumentParser
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from cxv_jax.errors import InputError
+
+if TYPE_CHECKING:
+    from cxv_jax.data.splits import Dataset
+
+CONFIG = Path(__file__).parent / "configs" / "own.py"
+FEW = 3000  # Training images: fewer get the recipe small.
+VERY_FEW = 1000  # Fewer get the smallest model.
+SIDE = 64  # Pixels that are enough for most classes, and that a CPU can bear.
+UNBALANCED = 3  # So many times the images of the smallest class: the classes are weighed.
+STEPS = {"small": 4_000, "strong": 20_000}  # Of the first phase, within these epochs:
+EPOCHS = (30, 200)
+
+
+class Look(NamedTuple):
+    """What is seen of the pictures before anything is chosen.
+
+    Attributes:
+      source: as ``config.data.source`` has it.
+      layout: how they lie there, in words.
+      pictures: training images, before validation is held out of them.
+      counts: training images of each class, without validation.
+      side: pixels of the shorter side, the median over the pictures.
+      image_size: what ``config.data.image_size`` is to be; 0: as they are.
+      recipe: see ``experiments/configs/recipes.py``.
+      mean: of the training pixels, a channel, in 0..1.
+      std: their deviation.
+      small_classes: ``train`` where a class is too small to hold anything out of it.
+    """
+
+    source: str
+    layout: str
+    pictures: int
+    counts: tuple[int, ...]
+    side: int
+    image_size: int
+    recipe: str
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    small_classes: str = "split"
+
+    @property
+    def number(self) -> int:
+        """Training images."""
+        return sum(self.counts)
+
+    @property
+    def ratio(self) -> float:
+        """Images of the largest class for one of the smallest."""
+        return max(self.counts) / min(self.counts)
+
+
+def with_config(argv: list[str]) -> list[str]:
+    """The command line with the ``--config`` that ``--data``, ``--model``, ``--recipe`` stand for.
+
+    Example:
+      >>> with_config(["train", "--data=cells", "--model=cpv"])[1].endswith("own.py:cpv,,cells")
+      True
+    """
+    parser = ArgumentParser(add_help=False, allow_abbrev=False)
+    for name in ("--data", "--model", "--recipe"):
+        parser.add_argument(name, nargs="?", default="")
+    found, rest = parser.parse_known_args(argv[1:])
+    if not found.data or any(arg.lstrip("-").startswith("config=") for arg in rest):
+        return argv
+    config = f"--config={CONFIG}:{found.model or ''},{found.recipe or ''},{found.data}"
+    return [argv[0], config, *argv[1:]]  # Before its overrides: they are flags once it is read.
+
+
+@functools.cache
+def look(data: str, recipe: str = "") -> Look:
+    """Look at the pictures in a folder or an npz file.
+
+    Raises:
+      InputError: there are none, or they cannot be used.
+    """
+    from cxv_jax.data.statistics import pixel_statistics
+
+    source = source_of(data)
+    path = Path(source.partition(":")[2]).expanduser()
+    with _quiet():
+        if source.startswith("folder:"):
+            layout, side = _layout(path), median_side(path)
+            size = min(side, SIDE)
+        else:
+            layout = "an npz file"
+            side = min(_load(source, 0, 0.0).image_shape[:2])
+            size = 0 if side <= SIDE else SIDE
+        try:
+            small_classes, dataset = "split", _load(source, size, 0.0)
+        except InputError:  # Perhaps a class of one picture; if not, it is said again.
+            small_classes, dataset = "train", _load(source, size, 0.0, "train")
+        pictures = len(dataset.split("train"))
+        recipe = recipe or recipe_for(pictures)
+        if recipe != "small":
+            dataset = _load(source, size, 0.1, small_classes)
+    train = dataset.split("train")
+    counts = np.bincount(train.labels, minlength=dataset.num_classes).tolist()
+    mean, std = (tuple(np.round(x, 4).tolist()) for x in pixel_statistics(train.images))
+    if min(std) == 0:
+        raise InputError(f"{data}: all pixels of a channel have one value; nothing can be learnt")
+    return Look(
+        source, layout, pictures, tuple(counts), side, size, recipe, mean, std, small_classes
+    )
+
+
+def choose(look: Look, model: str = "") -> ConfigDict:
+    """The config of a run on these pictures; ``model`` in place of the one they call for."""
+    from experiments.configs.recipes import build
+
+    config = build(
+        f"{model or model_for(look.pictures)},{look.recipe}", look.source, look.mean, look.std
+    )
+    config.data.image_size, config.data.small_classes = look.image_size, look.small_classes
+    if look.recipe == "small":  # Selects nothing: validation is read once, where there is one.
+        config.data.val_fraction = 0.0
+    fit_schedule(config, look.number, look.recipe)
+    if look.ratio > UNBALANCED:
+        config.class_weights, config.select_by = "balanced", "balanced_accuracy"
+    return config
+
+
+def fit_schedule(config: ConfigDict, number: int, recipe: str) -> None:
+    """Batch and epochs for so many training images; the recipe paper ends by patience instead.
+
+    A batch is about a tenth of them, a power of two from 16 to 64 (strong: 128).
+    """
+    most = 64 if recipe == "small" else 128
+    batch = min(max(2 ** round(math.log2(max(number / 10, 1))), 16), most)
+    config.batch_size = min(batch, 2 ** int(math.log2(number)))
+    if recipe not in STEPS:
+        return
+    least, longest = EPOCHS
+    epochs = round(STEPS[recipe] * config.batch_size / number)
+    epochs = min(max(epochs, least), longest)
+    config.phase1.update(epochs=epochs, patience=epochs)
+    config.phase1.warmup_epochs = min(5, epochs // 10)
+    if config.phase2.epochs:
+        config.phase2.epochs = epochs // 2
+
+
+def told(look: Look, config: ConfigDict) -> list[str]:
+    """What is done and why in five lines; what the user has set otherwise is marked as his."""
+    chosen = choose(look, config.model.name)
+
+    def say(field: str) -> str:
+        ours, value = _field(chosen, field), _field(config, field)
+        return f"{value}" if ours == value else f"{value} (set by you)"
+
+    size = f"{say('data.image_size')} pixels a side" if config.data.image_size else "as they are"
+    limit = f", of which {SIDE} are enough" if look.side > SIDE else ""
+    moments = ("/".join(f"{x:.3f}" for x in config.data[name]) for name in ("mean", "std"))
+    model = _why(config.model.name, model_for(look.pictures), look.pictures, VERY_FEW)
+    recipe = _why(look.recipe, recipe_for(look.pictures), look.pictures, FEW)
+    return [
+        f"data: {look.source}, {look.layout}, {look.pictures:,} pictures to train on in "
+        f"{len(look.counts)} classes ({min(look.counts):,} to {max(look.counts):,} each)",
+        f"images: {size}: their shorter side has {look.side} pixels (median){limit}; mean and "
+        f"deviation of the training images {' and '.join(moments)}",
+        f"model: {config.model.name}{model}; --model=NAME takes another",
+        f"training: recipe {look.recipe}{recipe}, batches of {say('batch_size')}, "
+        f"{say('phase1.epochs')} + {say('phase2.epochs')} epochs, selection {say('selection')}; "
+        "--recipe=NAME takes another",
+        f"classes: weights {say('class_weights')}: the largest has {look.ratio:.3g} times the "
+        f"images of the smallest (balanced above {UNBALANCED}); --config.FIELD=VALUE sets others",
+    ]
+
+
+def model_for(number: int) -> str:
+    """The model for so many training images."""
+    return "cxv_nano" if number < VERY_FEW else "cxv_small"
+
+
+def recipe_for(number: int) -> str:
+    """The recipe for so many training images."""
+    return "small" if number < FEW else "strong"
+
+
+def _why(taken: str, ours: str, number: int, limit: int) -> str:
+    if taken != ours:
+        return " (set by you)"
+    return f", as there are {'fewer than' if number < limit else 'at least'} {limit:,}"
+
+
+def source_of(data: str) -> str:
+    """``folder:PATH`` or ``npz:FILE`` for a path.
+
+    Raises:
+      InputError: it is neither a folder nor an npz file.
+    """
+    name = data.removeprefix("folder:").removeprefix("npz:")
+    path = Path(name).expanduser()
+    if path.is_dir():
+        return f"folder:{name}"
+    if path.is_file() and path.suffix.lower() == ".npz":
+        return f"npz:{name}"
+    raise InputError(
+        f"data={data}: expected a folder of pictures (CLASS/*.jpg, or train/CLASS/*.jpg) or an npz "
+        "file; sets with a name have configs: --config=experiments/configs/cifar10.py"
+    )
+
+
+def median_side(path: Path, most: int = 200) -> int:
+    """Pixels of the shorter side of a folder's pictures, the median of up to ``most``."""
+    from PIL import Image
+
+    from cxv_jax.data.images import ENDINGS, READERS
+
+    files = sorted(p for p in path.rglob("*") if p.suffix.lower() in ENDINGS and p.is_file())
+    sides = []
+    for i in np.linspace(0, len(files) - 1, min(most, len(files))).astype(int):
+        with contextlib.suppress(Exception), Image.open(files[i], "r", READERS) as image:
+            sides.append(min(image.size))
+    return max(int(np.median(sides)), 8) if sides else SIDE  # Without any, reading says why.
+
+
+def _layout(path: Path) -> str:
+    from cxv_jax.data.folder import SPLITS
+
+    found = sorted(p.name for p in path.iterdir() if p.is_dir() and p.name.casefold() in SPLITS)
+    return f"split folders {', '.join(found)}" if found else "class folders"
+
+
+def _load(
+    source: str, image_size: int, val_fraction: float, small_classes: str = "split"
+) -> "Dataset":
+    """What can be read; training refuses the rest, or skips it where the user says so."""
+    from cxv_jax.data import sources
+
+    return sources.load(
+        source,
+        image_size=image_size,
+        val_fraction=val_fraction,
+        small_classes=small_classes,
+        on_bad_image="skip",
+    )
+
+
+def _field(config: ConfigDict, field: str) -> Any:
+    return functools.reduce(lambda node, name: node[name], field.split("."), config)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Training reads the pictures again, and tells what is odd about them."""
+    logger = logging.getLogger("cxv_jax.data")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
