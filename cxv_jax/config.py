@@ -17,6 +17,7 @@ AT_LEAST_ZERO = (
 )
 POSITIVE = ("phase1.learning_rate", "phase2.learning_rate")
 SELECTIONS = ("val", "test", "last")
+FEW_STEPS = 20  # With fewer an optimizer has not got anywhere.
 SHARES = (  # In [0, 1).
     *("phase1.label_smoothing", "phase2.label_smoothing", "ema_decay"),
     *("phase1.light_share", "phase2.light_share", "phase1.floor", "phase2.floor"),
@@ -137,6 +138,19 @@ def _merged(default: Mapping[str, Any], stored: Mapping[str, Any]) -> dict[str, 
         if isinstance(value, Mapping) and isinstance(default.get(key), Mapping) and key != "options"
     }
     return {**default, **stored, **inner}
+
+
+def short_phases(config: ConfigDict, steps_per_epoch: int) -> list[str]:
+    """A line about each phase that can only have few optimizer steps."""
+    lines = []
+    for name in ("phase1", "phase2"):
+        epochs = config[name].epochs
+        if 0 < (steps := epochs * steps_per_epoch) < FEW_STEPS:
+            lines.append(
+                f"{name} has {steps} steps at most ({epochs} x {steps_per_epoch}), which is few: "
+                f"raise config.{name}.epochs or lower config.batch_size"
+            )
+    return lines
 
 
 def differences(old: Any, new: Any, name: str = "") -> list[str]:

@@ -202,6 +202,7 @@ class Summary(Record):
       date: when it finished.
       python: version.
       versions: of the packages that compute.
+      revision: git commit of the code, and whether it was modified; empty outside a checkout.
     """
 
     workdir: str
@@ -224,3 +225,4 @@ class Summary(Record):
     date: str = ""
     python: str = ""
     versions: dict[str, str] = dataclasses.field(default_factory=dict)
+    revision: str = ""

@@ -61,7 +61,7 @@ ALLOWED: dict[str, set[str]] = {
         *("models", "phase", "records", "run_files", "sharding", "state"),
     },
     "train": {
-        *("config", "data", "distributed", "divergence", "errors", "interrupt", "lock"),
+        *("config", "data", "distributed", "divergence", "errors", "files", "interrupt", "lock"),
         *("memory_plan", "metrics", "phase", "records", "report", "run_files", "runs"),
         *("session", "sharding", "state"),
     },
