@@ -8,6 +8,7 @@ from ml_collections import ConfigDict
 
 from cxv_jax import models
 from cxv_jax.errors import InputError, nearest
+from cxv_jax.phase import Phase
 
 AT_LEAST_ONE = ("batch_size", "eval_batch_size", "fsdp", "phase1.patience", "phase2.patience")
 AT_LEAST_ZERO = (
@@ -143,12 +144,12 @@ def _merged(default: Mapping[str, Any], stored: Mapping[str, Any]) -> dict[str, 
 def short_phases(config: ConfigDict, steps_per_epoch: int) -> list[str]:
     """A line about each phase that can only have few optimizer steps."""
     lines = []
-    for name in ("phase1", "phase2"):
-        epochs = config[name].epochs
+    for phase in Phase:
+        epochs = config[phase.key].epochs
         if 0 < (steps := epochs * steps_per_epoch) < FEW_STEPS:
             lines.append(
-                f"{name} has {steps} steps at most ({epochs} x {steps_per_epoch}), which is few: "
-                f"raise config.{name}.epochs or lower config.batch_size"
+                f"{phase} has {steps} steps at most ({epochs} x {steps_per_epoch}), which is few: "
+                f"raise config.{phase.key}.epochs or lower config.batch_size"
             )
     return lines
 

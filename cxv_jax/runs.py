@@ -61,13 +61,14 @@ class Run:
     def __enter__(self) -> "Run":
         return self
 
-    def __exit__(self, kind: type | None, *_: Any) -> None:
+    def __exit__(self, kind: type | None, error: BaseException | None, *_: Any) -> None:
         try:
             self.checkpointer.close()  # Waits for the save in flight.
         except InputError as fault:
             if kind is None:
                 raise
-            logging.getLogger(__name__).error("%s", fault)  # What ended the run goes first.
+            if str(fault) != str(error):  # What ended the run goes first.
+                logging.getLogger(__name__).error("%s", fault)
 
     def goes_on(self) -> bool:
         """Whether the running phase has another epoch."""

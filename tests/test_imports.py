@@ -37,7 +37,7 @@ ALLOWED: dict[str, set[str]] = {
     "step_folder": {"files"},
     "checkpoint": {"errors", "step_folder"},
     "plots": {"files", "text"},
-    "config": {"errors", "models"},
+    "config": {"errors", "models", "phase"},
     "state": {"optimizer"},
     "step": {"augment", "losses", "metrics", "state"},
     "evaluation": {"augment", "data", "losses", "metrics", "sharding", "step"},

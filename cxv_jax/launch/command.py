@@ -32,6 +32,7 @@ def run(main: Callable[[list[str]], int | None]) -> None:
         sys.exit(_help(main))
     allocator.ensure()
     _print_any_name()
+    sys.excepthook = _show
     _use_compilation_cache()  # Before the flags: a config file imports JAX, which then reads it.
     arguments = parse(sys.argv)
     allocator.compute_inline()
@@ -85,6 +86,12 @@ def _print_any_name() -> None:
             stream.reconfigure(errors="backslashreplace")
     if logging.lastResort is not None:
         logging.lastResort.setFormatter(_Printable())
+
+
+def _show(kind: type[BaseException], error: BaseException, trace: Any) -> None:
+    """A traceback, but not what TensorStore adds for every array that a full disk has refused."""
+    if str(error) != "Event loop is closed":
+        sys.__excepthook__(kind, error, trace)
 
 
 def as_flags(message: str, names: Iterable[str]) -> str:
