@@ -32,7 +32,7 @@ def run(main: Callable[[list[str]], int | None]) -> None:
         sys.exit(_help(main))
     allocator.ensure()
     _print_any_name()
-    sys.excepthook = _show
+    sys.unraisablehook = _show
     _use_compilation_cache()  # Before the flags: a config file imports JAX, which then reads it.
     arguments = parse(sys.argv)
     allocator.compute_inline()
@@ -88,10 +88,10 @@ def _print_any_name() -> None:
         logging.lastResort.setFormatter(_Printable())
 
 
-def _show(kind: type[BaseException], error: BaseException, trace: Any) -> None:
-    """A traceback, but not what TensorStore adds for every array that a full disk has refused."""
-    if str(error) != "Event loop is closed":
-        sys.__excepthook__(kind, error, trace)
+def _show(unraisable: Any) -> None:
+    """As Python does, but not what TensorStore says of each array that a full disk has refused."""
+    if str(unraisable.exc_value) != "Event loop is closed":
+        sys.__unraisablehook__(unraisable)
 
 
 def as_flags(message: str, names: Iterable[str]) -> str:

@@ -15,7 +15,7 @@ from pathlib import Path
 from tests.faults.harness import Victims, differing, leftovers, outcome
 from tests.faults.victim import INSTANTS
 
-KILLS_OF_A_RUN = 4
+KILLS_OF_A_RUN = 6
 
 
 class Soak:
@@ -38,16 +38,17 @@ class Soak:
         """Train until a fault that is drawn."""
         kind = self.counts["kills"] % 3
         if kind == 0:
-            at = self.draw.randrange(1, self.operations // 2)
+            at = self.draw.randrange(1, self.operations // 3)  # A resumed run has fewer.
             return self.victims.run(workdir, operation=at, act="kill")
         if kind == 1:
-            instant, count = self.draw.choice(sorted(INSTANTS)), self.draw.choice((1, 1, 2, 3))
-            return self.victims.run(workdir, instant=instant, count=count, act="kill")
-        return self.victims.run_until(workdir, self.draw.uniform(0, self.seconds))
+            instant = self.draw.choice(sorted(INSTANTS))
+            return self.victims.run(workdir, instant=instant, act="kill")
+        return self.victims.run_until(workdir, self.draw.uniform(0, self.seconds / 2))
 
     def run(self, number: int) -> None:
         """One training that is killed several times, then goes on to its end and is compared."""
-        workdir, codes = self.folder / str(number), []
+        workdir = self.folder / str(number)
+        codes: list[int | None] = []
         while len(codes) < KILLS_OF_A_RUN and codes[-1:] != [0]:
             codes.append(self.kill(workdir))
             self.counts["kills"] += codes[-1] == -9
