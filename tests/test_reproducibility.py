@@ -34,16 +34,14 @@ def test_a_file_that_no_run_can_be_repeated_from_is_refused(tmp_path: Path) -> N
         ("{", "summary.json is damaged"),
         ('{"config": 3}', "holds no config of a run"),
         ('{"model": {"name": "cltv"}}', "holds no config of a run"),
-        (
-            json.dumps({"config": {**good, "phase1": {}}}),
-            "lacks phase1.augment, .*, phase1.optimizer",
-        ),
+        (json.dumps({"config": {**good, "phase1": 3}}), "holds no config of a run"),
     ]:
         if text is not None:
             path.write_text(text)
         with pytest.raises(InputError, match=words):
             from_json.get_config(str(path))
-    path.write_text(json.dumps({"config": good}))
+    older = {name: value for name, value in good.items() if name != "ema_decay"}
+    path.write_text(json.dumps({"config": older}))
     assert json.loads(from_json.get_config(str(path)).to_json()) == good
 
 
