@@ -3,13 +3,16 @@ PYTHON ?= python3
 BIN := .venv/bin
 CONFIG ?= experiments/configs/digits.py
 
-.PHONY: train test lint
+.PHONY: train test lint soak
 
 train: .venv/installed
 	$(BIN)/python -m experiments.train --config=$(CONFIG) $(ARGS)
 
 test: .venv/installed
 	$(BIN)/python -m pytest $(ARGS)
+
+soak: .venv/installed
+	$(BIN)/python -m tests.faults.soak --kills=100 $(ARGS)
 
 lint: .venv/linters
 	.ci/lint

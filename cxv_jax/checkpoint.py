@@ -127,7 +127,8 @@ class Checkpointer:
     def set_aside(self) -> list[str]:
         """Renames the steps that are not as they were written (``20.damaged``): none is in the way.
 
-        Reads every file of every step. Call it on one process, before anything else is asked.
+        Reads every file of every step, and drops what a killed save has left. Call it on one
+        process, before anything else is asked.
 
         Returns:
           A line about each of them.
@@ -145,7 +146,10 @@ class Checkpointer:
                 f"no checkpoint in {self._directory} is good: {'; '.join(faults.values())}: "
                 "put one right, or start anew in another workdir"
             )
-        return [f"{fault}: {self._rename(step)}" for step, fault in sorted(faults.items())]
+        said = [f"{fault}: {self._rename(step)}" for step, fault in sorted(faults.items())]
+        if good:
+            self._tidy(max(good))  # What a killed clean-up has left to do.
+        return said
 
     def _rename(self, step: int) -> str:
         folder = self._directory / str(step)
@@ -237,7 +241,11 @@ class Checkpointer:
         if folder.exists():
             folder.rename(folder.with_suffix(".old"))
         new.rename(folder)
-        for dropped in set(self._steps()) - self._kept(step):
+        self._tidy(step)
+
+    def _tidy(self, saved: int) -> None:
+        """Drops the steps that are not kept and whatever is half-written."""
+        for dropped in set(self._steps()) - self._kept(saved):
             folder = self._directory / str(dropped)
             folder.rename(folder.with_suffix(".old"))  # At once, so never half a complete step.
         self._sweep()

@@ -8,6 +8,7 @@ from ml_collections import ConfigDict
 
 from cxv_jax import models
 from cxv_jax.errors import InputError, nearest
+from cxv_jax.phase import Phase
 
 AT_LEAST_ONE = ("batch_size", "eval_batch_size", "fsdp", "phase1.patience", "phase2.patience")
 AT_LEAST_ZERO = (
@@ -19,6 +20,7 @@ POSITIVE = ("phase1.learning_rate", "phase2.learning_rate")
 SELECTIONS = ("val", "test", "last")
 CLASS_WEIGHTS = ("none", "balanced")
 SELECT_BY = ("top1", "balanced_accuracy", "macro_f1")
+FEW_STEPS = 20  # With fewer an optimizer has not got anywhere.
 SHARES = (  # In [0, 1).
     *("phase1.label_smoothing", "phase2.label_smoothing", "ema_decay"),
     *("phase1.light_share", "phase2.light_share", "phase1.floor", "phase2.floor"),
@@ -144,6 +146,19 @@ def _merged(default: Mapping[str, Any], stored: Mapping[str, Any]) -> dict[str, 
         if isinstance(value, Mapping) and isinstance(default.get(key), Mapping) and key != "options"
     }
     return {**default, **stored, **inner}
+
+
+def short_phases(config: ConfigDict, steps_per_epoch: int) -> list[str]:
+    """A line about each phase that can only have few optimizer steps."""
+    lines = []
+    for phase in Phase:
+        epochs = config[phase.key].epochs
+        if 0 < (steps := epochs * steps_per_epoch) < FEW_STEPS:
+            lines.append(
+                f"{phase} has {steps} steps at most ({epochs} x {steps_per_epoch}), which is few: "
+                f"raise config.{phase.key}.epochs or lower config.batch_size"
+            )
+    return lines
 
 
 def differences(old: Any, new: Any, name: str = "") -> list[str]:

@@ -24,6 +24,12 @@ def replace(path: Path, write: Callable[[Path], object]) -> None:
         raise
 
 
+def sweep(folder: Path) -> None:
+    """Remove what a killed :func:`replace` has left in a folder in which nobody else writes."""
+    for path in folder.glob(".*.part*"):
+        path.unlink()
+
+
 def write_text(path: Path, text: str) -> None:
     """:func:`replace` a text file, in UTF-8."""
     replace(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))

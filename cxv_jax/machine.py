@@ -2,6 +2,7 @@
 
 import logging
 import os
+import subprocess
 import sys
 import time
 from importlib.metadata import version
@@ -13,6 +14,7 @@ import psutil
 
 from cxv_jax.errors import InputError
 
+ROOT = Path(__file__).parents[1]
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 
 
@@ -60,7 +62,7 @@ def process_peak() -> int:
 
 
 def environment() -> dict[str, Any]:
-    """What a figure depends on besides the config: versions, device, memory, command, date."""
+    """What a figure depends on besides the config: code, versions, device, memory, date."""
     devices = jax.devices()
     return {
         "command": " ".join(["python", "-m", *_command()]),
@@ -68,8 +70,20 @@ def environment() -> dict[str, Any]:
         "device": f"{len(devices)} x {devices[0].device_kind} ({devices[0].platform})",
         "python": sys.version.split()[0],
         "versions": {name: version(name) for name in PACKAGES},
+        "revision": revision(),
         **peak_memory(),
     }
+
+
+def revision(checkout: Path = ROOT) -> str:
+    """The git commit of a checkout, then ``(modified)`` where tracked files differ; else empty."""
+    place = [f"--git-dir={checkout / '.git'}", f"--work-tree={checkout}"]  # Never a folder above.
+    ask = ["describe", "--always", "--abbrev=40", "--exclude=*", "--dirty= (modified)"]
+    command = ["git", "--no-optional-locks", *place, *ask]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, timeout=10).stdout.strip()
+    except (OSError, ValueError, subprocess.SubprocessError):
+        return ""
 
 
 def try_lock(descriptor: int) -> bool:

@@ -239,6 +239,7 @@ class Summary(Record):
       date: when it finished.
       python: version.
       versions: of the packages that compute.
+      revision: git commit of the code, and whether it was modified; empty outside a checkout.
     """
 
     workdir: str
@@ -263,3 +264,4 @@ class Summary(Record):
     versions: dict[str, str] = dataclasses.field(default_factory=dict)
     test_count: int = 0
     per_class: list[ClassRecord] = dataclasses.field(default_factory=list)
+    revision: str = ""

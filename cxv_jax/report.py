@@ -21,6 +21,7 @@ from cxv_jax.phase import Phase
 from cxv_jax.records import EpochRecord, HandoffRecord, Summary
 from cxv_jax.text import duration, percent
 
+CURVES = "curves.png"
 SCALARS = {
     "train_loss": "loss/train",
     "val_loss": "loss/{split}",
@@ -74,7 +75,7 @@ class Report:
         self._quiet = not sys.stdout.isatty() if quiet is None else quiet
         self._bar: _Bar | None = None
         self._split = "val"
-        self._launched, self._epoch_started = launched, time.time()
+        self._launched, self._epoch_started = launched, time.perf_counter()
         if self._first:
             self._workdir.mkdir(parents=True, exist_ok=True)
             self._journal = Journal(self._workdir)
@@ -95,15 +96,16 @@ class Report:
     ) -> None:
         """Begin the progress bar of an epoch of ``steps``, of which ``done`` are behind us."""
         self._drop_bar()
-        self._epoch_started = time.time()
+        self._epoch_started = time.perf_counter()
         if self._first and not self._quiet:
             self._bar = _Bar(phase, epoch, steps, batch_size, done)
 
     def update(self, steps: int, loss: float | None, top1: float | None) -> None:
         """Move the bar on by ``steps``, whose mean loss (nats) and top-1 (0..1) these are."""
         if self._launched is not None:
-            now = time.time()
-            self.message(first_step_line(steps, now - self._launched, now - self._epoch_started))
+            waited = max(time.time() - self._launched, 0.0)  # The clock may have been set back.
+            seconds = time.perf_counter() - self._epoch_started
+            self.message(first_step_line(steps, waited, seconds))
             self._launched = None
         if self._bar is not None:
             self._bar.advance(steps, loss, top1)
@@ -139,15 +141,7 @@ class Report:
         self._drop_bar()
         text = json.dumps(summary.to_json(), indent=2)
         write_text(self._workdir / "summary.json", text + "\n")
-        try:
-            plots.curves(
-                self._journal.read(),
-                self._workdir / "curves.png",
-                title=f"{summary.model} on {summary.dataset}: {test_line(summary)}",
-                split=summary.selection,
-            )
-        except Exception as error:  # Matplotlib's; the run and its figures are whole without it.
-            self.message(f"warning: curves.png could not be drawn ({error})")
+        draw_curves(self._workdir, summary, self.message)
         self.message("\n".join(final_table(summary)))
 
     def close(self) -> None:
@@ -164,6 +158,19 @@ class Report:
         if self._bar is not None:
             self._bar.close()
             self._bar = None
+
+
+def draw_curves(workdir: Path, summary: Summary, say: Callable[[str], None]) -> None:
+    """Draw ``curves.png`` of a finished run, or say why not."""
+    try:
+        plots.curves(
+            Journal(workdir).read(),
+            workdir / CURVES,
+            title=f"{summary.model} on {summary.dataset}: {test_line(summary)}",
+            split=summary.selection,
+        )
+    except Exception as error:  # Matplotlib's; the run and its figures are whole without it.
+        say(f"warning: {CURVES} could not be drawn ({error})")
 
 
 class _Bar(tqdm):

@@ -16,7 +16,7 @@ from cxv_jax.checkpoint import Checkpointer
 from cxv_jax.config import completed, differences
 from cxv_jax.data.stored import Stored, check
 from cxv_jax.errors import InputError
-from cxv_jax.files import write_text
+from cxv_jax.files import sweep, write_text
 from cxv_jax.jsonable import read
 from cxv_jax.lock import FolderLock
 from cxv_jax.phase import Phase
@@ -56,18 +56,19 @@ class Run:
         self.faults = distributed.together(self._set_aside)
         self.state, self.progress = self._begin()
         self.epoch_seconds = 0.0
-        self._started = time.time() - self.progress.seconds
+        self._started = time.perf_counter() - self.progress.seconds  # No clock that is set.
 
     def __enter__(self) -> "Run":
         return self
 
-    def __exit__(self, kind: type | None, *_: Any) -> None:
+    def __exit__(self, kind: type | None, error: BaseException | None, *_: Any) -> None:
         try:
             self.checkpointer.close()  # Waits for the save in flight.
         except InputError as fault:
             if kind is None:
                 raise
-            logging.getLogger(__name__).error("%s", fault)  # What ended the run goes first.
+            if str(fault) != str(error):  # What ended the run goes first.
+                logging.getLogger(__name__).error("%s", fault)
 
     def goes_on(self) -> bool:
         """Whether the running phase has another epoch."""
@@ -76,17 +77,17 @@ class Run:
 
     def begin_epoch(self) -> None:
         """Start the clock."""
-        self._epoch_started = time.time()
+        self._epoch_started = time.perf_counter()
 
     def end_steps(self, images: int) -> None:
         """Stop the clock on the steps of an epoch, which saw so many images."""
-        self.epoch_seconds = time.time() - self._epoch_started
+        self.epoch_seconds = time.perf_counter() - self._epoch_started
         self.progress.rates.append(images / self.epoch_seconds)
 
     def save(self, best_of: str | None = None) -> None:
         """Checkpoint the run; ``best_of`` is the key of the phase whose best weights these are."""
         self._lock.check()
-        self.progress.seconds = time.time() - self._started
+        self.progress.seconds = time.perf_counter() - self._started
         dataset = self.session.dataset
         data = DataRecord(
             class_names=dataset.class_names,
@@ -197,6 +198,7 @@ def open_run(workdir: str | Path, config: ConfigDict, *, fork: bool, data: Store
         )
     if jax.process_index() == 0:
         workdir.mkdir(parents=True, exist_ok=True)
+        sweep(workdir)
         if differing:  # A copy: whoever else reads the config now finds the old or the new one.
             number = len(list(workdir.glob("config.*.json"))) + 1
             shutil.copy(path, workdir / f"config.{number}.json")

@@ -1,5 +1,6 @@
 """The one training loop: ``train_and_evaluate(config, workdir)``."""
 
+import contextlib
 import dataclasses
 import math
 import time
@@ -12,16 +13,17 @@ from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
 from cxv_jax import distributed, divergence, metrics, runs, sharding
-from cxv_jax.config import check_config
+from cxv_jax.config import check_config, short_phases
 from cxv_jax.data.stored import Stored
 from cxv_jax.errors import InputError
+from cxv_jax.files import sweep
 from cxv_jax.final_table import final_table
 from cxv_jax.interrupt import Interrupt, Interrupted
 from cxv_jax.lock import FolderLock
 from cxv_jax.memory_plan import fit_session
 from cxv_jax.phase import Phase
 from cxv_jax.records import Best, EpochRecord, HandoffRecord, PhaseSummary, Summary
-from cxv_jax.report import Report, to_log
+from cxv_jax.report import CURVES, Report, draw_curves, to_log
 from cxv_jax.run_files import kept_splits
 from cxv_jax.runs import Run
 from cxv_jax.session import Session
@@ -65,6 +67,7 @@ def train_and_evaluate(
     say = say if jax.process_index() == 0 else to_log
     check_config(config)
     if (summary := runs.finished(Path(workdir), config)) is not None:
+        finish_report(Path(workdir), summary, say)
         say("\n".join([f"{workdir} is already finished", *final_table(summary)]))
         return summary
     with FolderLock(workdir) as lock:
@@ -85,6 +88,16 @@ def train_and_evaluate(
                 report.message("\n".join([*run.faults, introduction(run)]))
                 mend_best(run, report)
                 return run_phases(run, report, interrupt)
+
+
+def finish_report(folder: Path, summary: Summary, say: Callable[[str], None]) -> None:
+    """What a run that was killed after its summary has left undone, where one can write there."""
+    if jax.process_index() == 0:
+        with contextlib.suppress(InputError, OSError), FolderLock(folder) as lock:
+            lock.take()
+            sweep(folder)
+            if not (folder / CURVES).exists():
+                draw_curves(folder, summary, say)
 
 
 def take(lock: FolderLock) -> None:
@@ -134,7 +147,9 @@ def introduction(run: Run) -> str:
         f"{devices}, state {held} a device; the first step of each phase compiles"
     )
     if not step:
-        return text
+        return "\n".join(
+            [text, *short_phases(run.config, run.session.train_loader.steps_per_epoch)]
+        )
     where = f"{progress.phase}, {progress.epoch} whole epochs done"
     return f"{text}\nresuming {run.folder} from step {step} ({where})"
 

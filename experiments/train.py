@@ -3,6 +3,7 @@
 python -m experiments.train --data=PICTURES
 python -m experiments.train --config=experiments/configs/digits.py:cpv
 python -m experiments.train --config=experiments/configs/cifar10.py:cnv --config.batch_size=128
+python -m experiments.train --from=runs/mine/summary.json --workdir=runs/again
 
 With --data (a folder CLASS/*.jpg or train/CLASS/*.jpg, or an npz file) everything is chosen from
 the pictures, told in five lines, and stored with the run; --model, --recipe and
@@ -23,6 +24,7 @@ from experiments import own_pictures
 from experiments.configs import FOLDER
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "A preset or FILE.py, with :VARIANT.")
+FROM = flags.DEFINE_string("from", None, "In place of --config: summary.json of a run to repeat.")
 DATA = flags.DEFINE_string("data", "", "Your pictures, in place of --config.")
 MODEL = flags.DEFINE_string("model", "", "With --data: the model (default: by their number).")
 RECIPE = flags.DEFINE_string("recipe", "", "With --data: small, strong or paper (likewise).")
@@ -40,10 +42,10 @@ complete = own_pictures.with_config
 def main(argv: list[str]) -> int:
     """Run the training loop; return the exit code."""
     own = CONFIG.value is not None and config_path().startswith(f"{own_pictures.CONFIG}:")
-    if CONFIG.value is None or argv:
+    if (CONFIG.value is None) == (FROM.value is None) or argv:
         command.fail(
-            "expected --data=PICTURES or --config=PRESET or FILE.py and nothing besides flags; see "
-            "--help"
+            "expected one of --data=PICTURES, --config=PRESET or FILE.py, --from=summary.json, and "
+            "nothing besides flags; see --help"
         )
     if bool(DATA.value) != own or (not own and (MODEL.value or RECIPE.value)):
         command.fail("--data is in place of --config; --model and --recipe are for --data alone")
@@ -52,15 +54,17 @@ def main(argv: list[str]) -> int:
     from cxv_jax import distributed, machine
     from cxv_jax.interrupt import Interrupted
     from cxv_jax.train import train_and_evaluate
+    from experiments.configs import from_json
 
     distributed.initialize(COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value)
     if own and jax.process_index() == 0:
         look = own_pictures.look(DATA.value, RECIPE.value)
         command.say("\n".join(own_pictures.told(look, CONFIG.value)))
+    config = CONFIG.value if FROM.value is None else from_json.get_config(FROM.value)
     workdir = WORKDIR.value or default_workdir()
     train = partial(train_and_evaluate, quiet=QUIET.value, fork=FORK.value, say=command.say)
     try:
-        train(CONFIG.value, workdir, launched=machine.launched())
+        train(config, workdir, launched=machine.launched())
     except Interrupted as stopped:
         command.say(f"\ninterrupted: {stopped}", error=True)
         return 128 + stopped.signal
@@ -68,10 +72,12 @@ def main(argv: list[str]) -> int:
 
 
 def default_workdir() -> str:
-    """``runs/digits-cpv`` for ``--config=experiments/configs/digits.py:cpv``.
+    """``runs/digits-cpv`` for ``--config=experiments/configs/digits.py:cpv``; repeated, -again.
 
     With ``--data`` by the name of the folder or file.
     """
+    if FROM.value is not None:
+        return str(Path("runs") / f"{Path(FROM.value).resolve().parent.name}-again")
     path = DATA.value and str(Path(DATA.value.rpartition(":")[2]).expanduser().resolve())
     path = path or config_path().partition(":")[0]
     return str(Path("runs") / f"{Path(path).stem}-{CONFIG.value.model.name}")

@@ -39,7 +39,7 @@ ALLOWED: dict[str, set[str]] = {
     "step_folder": {"files"},
     "checkpoint": {"errors", "step_folder"},
     "plots": {"files", "text"},
-    "config": {"errors", "models"},
+    "config": {"errors", "models", "phase"},
     "state": {"optimizer"},
     "step": {"augment", "losses", "metrics", "state"},
     "evaluation": {
@@ -66,8 +66,9 @@ ALLOWED: dict[str, set[str]] = {
         *("models", "phase", "records", "run_files", "sharding", "state"),
     },
     "train": {
-        *("config", "data", "distributed", "divergence", "errors", "final_table", "interrupt"),
-        *("lock", "memory_plan", "metrics", "phase", "records", "report", "run_files", "runs"),
+        *("config", "data", "distributed", "divergence", "errors", "files", "final_table"),
+        *("interrupt", "lock", "memory_plan", "metrics", "phase", "records", "report"),
+        *("run_files", "runs"),
         *("session", "sharding", "state"),
     },
     "launch": {"errors", "text"},

@@ -45,6 +45,7 @@ def run(
         sys.exit(_help(main, about))
     allocator.ensure()
     _print_any_name()
+    sys.unraisablehook = _show
     _use_compilation_cache()  # Before the flags: a config file imports JAX, which then reads it.
     arguments = parse(complete(sys.argv), presets_in)
     allocator.compute_inline()
@@ -102,6 +103,12 @@ def _print_any_name() -> None:
             stream.reconfigure(errors="backslashreplace")
     if logging.lastResort is not None:
         logging.lastResort.setFormatter(_Printable())
+
+
+def _show(unraisable: Any) -> None:
+    """As Python does, but not what TensorStore says of each array that a full disk has refused."""
+    if str(unraisable.exc_value) != "Event loop is closed":
+        sys.__unraisablehook__(unraisable)
 
 
 def as_flags(message: str, names: Iterable[str]) -> str:

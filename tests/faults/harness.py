@@ -1,0 +1,163 @@
+"""Faults from outside: start victims, damage their files, compare what came of them."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import orbax.checkpoint as ocp
+from ml_collections import ConfigDict
+
+from experiments.configs import digits
+
+ROOT = Path(__file__).parents[2]
+# What depends on time, place and memory.
+MEASURED = {"seconds", "images_per_second", "peak_memory_bytes", "date", "command", "workdir"}
+MEASURED |= {"revision"}  # A tree may be edited while tests run.
+SETTINGS = {
+    **{"JAX_PLATFORMS": "cpu", "XLA_FLAGS": "", "CXV_ALLOCATOR": "off"},
+    **{"JAX_DISABLE_MOST_OPTIMIZATIONS": "1", "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"},
+}
+CACHE = {"JAX_COMPILATION_CACHE_DIR": str(ROOT / ".jax_cache")}  # Unless there is one.
+
+
+def tiny_config() -> ConfigDict:
+    """A run of seconds with all that a run has: both phases, validation, several checkpoints."""
+    config = digits.get_config("cltv")
+    config.model.update(embed_dim=8, depth=1)
+    config.data.subset_per_class = 30
+    config.batch_size = 64
+    config.phase1.update(epochs=3, patience=5, schedule="constant", warmup_epochs=0)
+    config.phase2.update(epochs=2, patience=5)
+    return config
+
+
+class Victims:
+    """Starts trainings of one config in processes that meet a fault; a context manager.
+
+    Args:
+      folder: gets config and log.
+    """
+
+    def __init__(self, folder: Path):
+        self._config, self._log = folder / "given.json", folder / "log.txt"
+        self._config.write_text(tiny_config().to_json())
+        self._server = subprocess.Popen(
+            [sys.executable, "-m", "tests.faults.victim"],
+            cwd=ROOT,
+            env={**CACHE, **os.environ, **SETTINGS},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+
+    def __enter__(self) -> "Victims":
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self._server.communicate()
+
+    def run(self, workdir: Path, **fault: Any) -> int | None:
+        """Train, with a fault (see ``victim.plant``), until the end or a stop (None)."""
+        return self.wait(self.start(workdir, **fault))
+
+    def run_until(self, workdir: Path, seconds: float) -> int | None:
+        """Train, but kill -9 after so many seconds; the exit code."""
+        pid = self.start(workdir)
+        time.sleep(seconds)
+        os.kill(pid, signal.SIGKILL)  # Nobody has waited for it: the number is still its own.
+        return self.wait(pid)
+
+    def start(self, workdir: Path, **fault: Any) -> int:
+        """Begin to train; the process id."""
+        request = {"workdir": str(workdir), "config": str(self._config), "log": str(self._log)}
+        return self._ask(start={**request, "fault": fault})["pid"]
+
+    def wait(self, pid: int) -> int | None:
+        """The exit code, negative for a signal; None for a process that is stopped."""
+        return self._ask(wait=pid)["code"]
+
+    def resume(self, pid: int) -> None:
+        """Let a stopped process go on."""
+        self._ask(resume=pid)
+
+    @property
+    def said(self) -> str:
+        """The output of the training that was started last."""
+        return self._log.read_text()
+
+    def _ask(self, **request: Any) -> dict[str, Any]:
+        assert self._server.stdin is not None
+        assert self._server.stdout is not None
+        self._server.stdin.write(json.dumps(request) + "\n")
+        self._server.stdin.flush()
+        return json.loads(self._server.stdout.readline())
+
+
+def outcome(workdir: Path) -> dict[str, Any]:
+    """Everything that a finished run has computed: arrays of each checkpoint, metrics, summary."""
+    lines = (workdir / "metrics.jsonl").read_text().splitlines()
+    found: dict[str, Any] = {
+        "metrics": [computed(json.loads(line)) for line in lines],
+        "summary": computed(json.loads((workdir / "summary.json").read_text())),
+    }
+    for path in sorted((workdir / "checkpoints").glob("*/state")):
+        if path.parent.name.isdecimal():
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # Orbax would rather be told the devices.
+                arrays = ocp.PyTreeCheckpointer().restore(path)
+            found[path.parent.name] = {k: np.asarray(x).tobytes() for k, x in arrays.items()}
+    return found
+
+
+def computed(record: dict[str, Any]) -> dict[str, Any]:
+    """A record without what is measured."""
+    return {key: value for key, value in record.items() if key not in MEASURED}
+
+
+def differing(workdir: Path, reference: dict[str, Any]) -> list[str]:
+    """The parts of :func:`outcome` in which a run differs from the reference."""
+    found = outcome(workdir)
+    return sorted(k for k in found.keys() | reference.keys() if found.get(k) != reference.get(k))
+
+
+def files(workdir: Path) -> set[str]:
+    """Names of a run's files and folders; one for those that other programs name as they like."""
+    names = set()
+    for path in workdir.rglob("*"):
+        parts = path.relative_to(workdir).parts
+        depth = 3 if parts[0] == "checkpoints" else 2
+        free = parts[0] == "tensorboard" and len(parts) > 1
+        names.add("tensorboard/…" if free else "/".join(parts[:depth]))
+    return names
+
+
+def leftovers(workdir: Path, reference: Path) -> list[str]:
+    """What stands in one folder only; checkpoints that were set aside stay for a person."""
+    other = files(workdir) ^ files(reference)
+    return sorted(name for name in other if ".damaged" not in name)
+
+
+@contextmanager
+def damaged(path: Path, kind: str) -> Iterator[None]:
+    """A file with a flipped bit, cut in half, emptied or gone; put back at the end."""
+    before = path.read_bytes()
+    middle = len(before) // 2
+    if kind == "gone":
+        path.unlink()
+    else:
+        flipped = before[:middle] + bytes([before[middle] ^ 1]) + before[middle + 1 :]
+        path.write_bytes({"flipped": flipped, "cut": before[:middle], "empty": b""}[kind])
+    try:
+        yield
+    finally:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(before)
