@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from cxv_jax.kernels.both_modes import both_modes
 from cxv_jax.kernels.dispatch import by_platform, formulations, vjp
 
 
@@ -51,12 +52,11 @@ def checkpoint(
     """
     if apart:
         return formulations(cpu or function, function, _vjp_in_a_branch, _vjp_after_a_barrier)
-    run = jax.custom_vjp(function)
-    run.defvjp(
-        lambda *arguments: (function(*arguments), arguments),
-        lambda arguments, gradient: vjp(function, recomputed(arguments, gradient), gradient),
-    )
-    return run
+
+    def backward(arguments: Any, gradient: Array) -> Any:
+        return vjp(function, recomputed(arguments, gradient), gradient)
+
+    return both_modes(function, backward)
 
 
 def _vjp_after_a_barrier(function: Callable[..., Array], arguments: Any, gradient: Array) -> Any:
