@@ -14,6 +14,7 @@ from tests.test_models import random_images, random_variables, tiny
 
 KINDS = ["cpv", "cnv", "cltv", "cxv_nano", "vit", "vil", "vin", "vip", "fnet", "mlp_mixer"]
 KINDS += ["resnet18", "convmixer", "cct_7_3x1", "cvt"]
+KINKED = ["resnet18", "cct_7_3x1"]  # A ReLU has no second derivative to difference across.
 STEP = 1e-3
 
 
@@ -59,6 +60,8 @@ def test_forward_mode_and_hessian_products(name: str, remat: str | None) -> None
     )
     np.testing.assert_allclose((ahead[0] - behind[0]) / (2 * STEP), slope, rtol=1e-2)
     want = jax.tree.map(lambda a, b: (a - b) / (2 * STEP), ahead[1], behind[1])
+    if name in KINKED:
+        want = jax.jit(jax.grad(lambda p: inner(jax.grad(loss)(p), direction)))(params)
     error = jax.tree.map(lambda a, b: a - b, product, want)
     assert inner(error, error) < 1e-3**2 * inner(want, want)
 
@@ -71,7 +74,8 @@ def test_vmap_over_parameters_equals_a_loop(name: str) -> None:
     together = jax.jit(jax.vmap(run, (0, None)))(pair, direction)
     alone = jax.jit(run)(params, direction)
     for got, want in zip(*map(jax.tree.leaves, (together, alone)), strict=True):
-        np.testing.assert_allclose(got[0], want, rtol=1e-3, atol=1e-3 * jnp.abs(want).max() + 1e-6)
+        atol = 1e-3 * float(jnp.abs(want).max()) + 1e-6
+        np.testing.assert_allclose(got[0], want, rtol=1e-3, atol=atol)
 
 
 @pytest.mark.parametrize("name", models.MODELS)

@@ -32,7 +32,7 @@ def both_modes(function: Rule, pull: Rule) -> Rule:
 
     def rule(operands: tuple[Any, ...], tangents: tuple[Any, ...]) -> tuple[Any, Any]:
         result = run(*operands)
-        tree = jax.tree.structure(tuple(operands))
+        tree: Any = jax.tree.structure(tuple(operands))
         slopes = tree.flatten_up_to(tuple(tangents))
         moving = [i for i, slope in enumerate(slopes) if not isinstance(slope, SymbolicZero)]
         (tangent,) = linear(
@@ -49,6 +49,7 @@ def both_modes(function: Rule, pull: Rule) -> Rule:
 
 
 def _push(function: Rule, moving: list[int], operands: Any, *tangents: Array) -> list[Array]:
+    tree: Any
     leaves, tree = jax.tree.flatten(operands)
 
     def of(*parts: Array) -> Array:
@@ -59,7 +60,8 @@ def _push(function: Rule, moving: list[int], operands: Any, *tangents: Array) ->
 
 
 def _pull(pull: Rule, moving: list[int], operands: Any, gradient: Array) -> list[Array]:
-    gradients = jax.tree.structure(operands).flatten_up_to(tuple(pull(operands, gradient)))
+    tree: Any = jax.tree.structure(operands)
+    gradients = tree.flatten_up_to(tuple(pull(operands, gradient)))
     return [gradients[i] for i in moving]
 
 
