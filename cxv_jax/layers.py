@@ -7,9 +7,11 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from flax.errors import InvalidRngError
 from jax import Array
 from jaxtyping import Float
 
+from cxv_jax.errors import InputError
 from cxv_jax.kernels import channel_norm, conv_3x3, depthwise_convolution, dropout, gelu
 
 # PyTorch's settings. The running variance is the batch's own, PyTorch's is n / (n - 1) times it.
@@ -144,7 +146,7 @@ class Dropout(nn.Module):
         """Apply where ``train``, with the ``dropout`` random stream."""
         if not train or self.rate == 0:
             return x
-        return dropout(x, self.make_rng("dropout"), self.rate)
+        return dropout(x, _dropout_key(self), self.rate)
 
 
 class DropPath(nn.Module):
@@ -163,8 +165,17 @@ class DropPath(nn.Module):
         if not train or self.rate == 0:
             return x
         shape = (x.shape[0],) + (1,) * (x.ndim - 1)
-        keep = jax.random.bernoulli(self.make_rng("dropout"), 1 - self.rate, shape)
+        keep = jax.random.bernoulli(_dropout_key(self), 1 - self.rate, shape)
         return jnp.where(keep, x / (1 - self.rate), 0).astype(x.dtype)
+
+
+def _dropout_key(module: nn.Module) -> Array:
+    try:
+        return module.make_rng("dropout")
+    except InvalidRngError:
+        raise InputError(
+            "train=True needs a random key for dropout: apply(..., rngs={'dropout': key})"
+        ) from None
 
 
 class Mlp(nn.Module):

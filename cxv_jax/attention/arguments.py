@@ -18,7 +18,7 @@ def check_arguments(query: Array, key: Array, value: Array, bias: Any, mask: Any
         axis of 1 in place of ``q_length``; True means "attend to this key".
 
     Raises:
-      ValueError: for a bias, a mask that depends on the query, or shapes that do not fit.
+      ValueError: for a bias, a mask that depends on the query, shapes that do not fit or integers.
     """
     if bias is not None:
         raise ValueError("linear attention never forms the score matrix: it cannot take a bias")
@@ -29,6 +29,7 @@ def check_arguments(query: Array, key: Array, value: Array, bias: Any, mask: Any
             "expected [..., length, heads, head_dim] with the same heads and head_dim, "
             f"got query {query.shape}, key {key.shape}, value {value.shape}"
         )
+    check_floats(query=query, key=key, value=value)
     if mask is None:
         return None
     if mask.dtype != jnp.bool_:
@@ -38,5 +39,23 @@ def check_arguments(query: Array, key: Array, value: Array, bias: Any, mask: Any
             "linear attention takes key padding masks only: [..., heads or 1, 1, kv_length] "
             f"with kv_length {key.shape[-3]}, got {mask.shape}"
         )
-    mask = mask.reshape((1,) * (key.ndim - mask.ndim) + mask.shape)[..., 0, :]
+    shape = (*key.shape[:-3], key.shape[-2], 1, key.shape[-3])
+    mask = mask.reshape((1,) * (key.ndim - mask.ndim) + mask.shape)
+    if mask.ndim > key.ndim or any(n not in (1, m) for n, m in zip(mask.shape, shape, strict=True)):
+        raise ValueError(f"a mask must broadcast to {shape}, got {mask.shape}")
+    mask = mask[..., 0, :]
     return jnp.broadcast_to(mask, (*key.shape[:-3], mask.shape[-2], key.shape[-3]))
+
+
+def check_floats(**arrays: Array) -> None:
+    """Refuse integers, whose results would be rounded to integers."""
+    for name, array in arrays.items():
+        if not jnp.issubdtype(array.dtype, jnp.floating):
+            raise ValueError(f"{name} must be floats, got {array.dtype}: convert it to float32")
+
+
+def without_tokens(query: Array, key: Array, value: Array) -> Array | None:
+    """What no tokens give, zeros as from ``jax.nn.dot_product_attention``; None where there are."""
+    if 0 not in (*query.shape[:-1], *key.shape[:-1]):
+        return None
+    return jnp.zeros((*query.shape[:-1], value.shape[-1]), value.dtype)

@@ -28,7 +28,7 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Bool, Float
 
-from cxv_jax.attention.arguments import check_arguments
+from cxv_jax.attention.arguments import check_arguments, without_tokens
 from cxv_jax.kernels import MASKED, divide, heads_first, product
 
 Rule = Literal["softmax", "elu", "mala", "rala"]
@@ -62,8 +62,8 @@ def linear_attention(
       ``[..., q_length, heads, value_dim]`` in the type of ``value``; 0 where all keys are masked.
 
     Raises:
-      ValueError: for a bias, a query-dependent mask, an unknown rule, ill-fitting shapes, or
-        ``rala`` with a mask and unlike lengths.
+      ValueError: for a bias, a query-dependent mask, an unknown rule, integers, ill-fitting shapes,
+        or ``rala`` with a mask and unlike lengths.
 
     Example:
       >>> import jax.numpy as jnp
@@ -74,6 +74,8 @@ def linear_attention(
     if rule not in get_args(Rule):
         raise ValueError(f"rule must be one of {', '.join(get_args(Rule))}, got {rule!r}")
     key_mask = check_arguments(query, key, value, bias, mask)
+    if (nothing := without_tokens(query, key, value)) is not None:
+        return nothing
     if rule == "rala" and mask is not None and query.shape[-3] != key.shape[-3]:
         raise ValueError(
             "rule 'rala' averages the queries that the mask keeps: with a mask, queries and keys "

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Bool, Float
 
-from cxv_jax.attention.arguments import check_arguments
+from cxv_jax.attention.arguments import check_arguments, without_tokens
 from cxv_jax.kernels import heads_first, product
 
 
@@ -41,7 +41,7 @@ def linformer_attention(
       ``[..., q_length, heads, value_dim]`` in the type of ``value``; 0 where all keys are masked.
 
     Raises:
-      ValueError: for a bias, a query-dependent mask or ill-fitting shapes.
+      ValueError: for a bias, a query-dependent mask, integers or ill-fitting shapes.
 
     Example:
       >>> import jax.numpy as jnp
@@ -54,6 +54,8 @@ def linformer_attention(
     if projection.shape[0] != key.shape[-3]:
         raise ValueError(f"projection {projection.shape} does not fit key {key.shape}")
     key_mask = check_arguments(query[..., : key.shape[-2], :], key, value, bias, mask)
+    if (nothing := without_tokens(query, key, value)) is not None:
+        return nothing
     q, k, v = (heads_first(x) for x in (query, key, value))
     if key_mask is not None:
         k, v = (jnp.where(key_mask[..., None], x, 0) for x in (k, v))

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Bool, Float
 
-from cxv_jax.attention.arguments import check_arguments
+from cxv_jax.attention.arguments import check_arguments, without_tokens
 from cxv_jax.attention.pinv import identity_like, iterative_pinv
 from cxv_jax.kernels import checkpoint, heads_first, product, softmax, softmax_product
 from cxv_jax.kernels.landmarks import pad_front, run_means
@@ -55,7 +55,7 @@ def nystrom_attention(
 
     Raises:
       ValueError: for a bias, a query-dependent mask, lengths that differ, fewer than 1 landmark,
-        an unknown stabilizer or ill-fitting shapes.
+        an unknown stabilizer, integers or ill-fitting shapes.
 
     Example:
       >>> import jax.numpy as jnp
@@ -70,6 +70,8 @@ def nystrom_attention(
     key_mask = check_arguments(query, key, value, bias, mask)
     if (length := query.shape[-3]) != key.shape[-3]:
         raise ValueError(f"Nyström needs query and key of one length: {length}, {key.shape[-3]}")
+    if (nothing := without_tokens(query, key, value)) is not None:
+        return nothing
     # Around transposing and padding too, or the parts would be kept besides the whole.
     attend = partial(_attend, min(num_landmarks, length), pinv_iterations, stabilizer)
     return checkpoint(attend)(query, key, value, key_mask)

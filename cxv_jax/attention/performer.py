@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Bool, Float
 
-from cxv_jax.attention.arguments import check_arguments
+from cxv_jax.attention.arguments import check_arguments, without_tokens
 from cxv_jax.kernels import divide, favor
 
 
@@ -51,7 +51,8 @@ def performer_attention(
       ``[..., q_length, heads, value_dim]`` in the type of ``value``; 0 where all keys are masked.
 
     Raises:
-      ValueError: for a bias, a query-dependent mask, an unknown stabilizer or ill-fitting shapes.
+      ValueError: for a bias, a query-dependent mask, an unknown stabilizer, integers or
+        ill-fitting shapes.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -64,6 +65,8 @@ def performer_attention(
     if projection.shape[-1] != query.shape[-1]:
         raise ValueError(f"projection {projection.shape} does not fit query {query.shape}")
     key_mask = check_arguments(query, key, value, bias, mask)
+    if (nothing := without_tokens(query, key, value)) is not None:
+        return nothing
     projection, phi = projection.astype(jnp.float32), partial(_features, epsilon)
     whole_batch = stabilizer == "batch"
     context = favor.key_sums(  # S and z side by side.

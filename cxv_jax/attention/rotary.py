@@ -5,6 +5,8 @@ import numpy as np
 from jax import Array
 from jaxtyping import Float
 
+from cxv_jax.attention.arguments import check_floats
+
 
 def rotate(
     x: Float[Array, "*batch length heads head_dim"],
@@ -25,7 +27,7 @@ def rotate(
       The same shape and type.
 
     Raises:
-      ValueError: for an odd ``head_dim``.
+      ValueError: for an odd ``head_dim`` or integers.
 
     Example:
       >>> import jax.numpy as jnp
@@ -35,6 +37,7 @@ def rotate(
     """
     if x.shape[-1] % 2:
         raise ValueError(f"rotary positions need an even head_dim, got {x.shape[-1]}")
+    check_floats(x=x)
     cos, sin = (jnp.asarray(t) for t in _table(x.shape[-3], x.shape[-1]))
     pairs = x.astype(jnp.float32).reshape(-1, *x.shape[-3:-1], x.shape[-1] // 2, 2)
     even, odd = pairs[..., 0], pairs[..., 1]

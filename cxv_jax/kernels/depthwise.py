@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float
 
+from cxv_jax.kernels.both_modes import both_modes
 from cxv_jax.kernels.dispatch import formulations
 
 
@@ -64,8 +65,7 @@ def _correlate(x: Array, kernel: Array, pad: int) -> Array:
     return sum(terms[1:], start=terms[0]).astype(x.dtype)
 
 
-@jax.custom_vjp
-def _shift_and_add(x: Array, kernel: Array) -> Array:
+def _plain(x: Array, kernel: Array) -> Array:
     return _correlate(x, kernel, kernel.shape[0] // 2)
 
 
@@ -84,4 +84,4 @@ def _backward(saved: tuple[Array, Array], gradient: Array) -> tuple[Array, Array
     return dx, sums.reshape(kernel.shape).astype(kernel.dtype)
 
 
-_shift_and_add.defvjp(lambda x, kernel: (_shift_and_add(x, kernel), (x, kernel)), _backward)
+_shift_and_add = both_modes(_plain, _backward)

@@ -6,6 +6,8 @@ from typing import Any
 
 import jax
 
+from cxv_jax.kernels.both_modes import both_modes
+
 
 def by_platform(*operands: Any, cpu: Callable[..., Any], default: Callable[..., Any]) -> Any:
     """``cpu(*operands)`` where the program is lowered for a CPU, else ``default(*operands)``.
@@ -52,6 +54,4 @@ def formulations(
         branches = dict(cpu=partial(cpu_vjp, cpu), default=partial(default_vjp, default))
         return by_platform(operands, gradient, **branches)
 
-    run = jax.custom_vjp(forward)
-    run.defvjp(lambda *operands: (forward(*operands), operands), backward)
-    return run
+    return both_modes(forward, backward)

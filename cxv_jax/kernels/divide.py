@@ -7,8 +7,10 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from cxv_jax.kernels.both_modes import linear
 
-@partial(jax.custom_vjp, nondiff_argnums=(2,))
+
+@partial(jax.custom_jvp, nondiff_argnums=(2,))
 def divide(numerator: Array, denominator: Array, dtype: Any = jnp.float32) -> Array:
     """``numerator / denominator``, and 0 where no key was left to attend to.
 
@@ -18,21 +20,21 @@ def divide(numerator: Array, denominator: Array, dtype: Any = jnp.float32) -> Ar
     return (numerator / jnp.where(denominator == 0, 1, denominator)).astype(dtype)
 
 
-def _divide_forward(
-    numerator: Array, denominator: Array, dtype: Any
-) -> tuple[Array, tuple[Array, Array]]:
-    quotient = divide(numerator, denominator, dtype)
-    return quotient, (quotient, denominator)
+@divide.defjvp
+def _rule(dtype: Any, primals: Any, tangents: Any) -> tuple[Array, Array]:
+    quotient = divide(*primals, dtype)
+    rules = partial(_push, dtype), _pull
+    return quotient, linear(*rules, (quotient, primals[1]), tangents, [quotient])[0]
 
 
-def _divide_backward(
-    dtype: Any, saved: tuple[Array, Array], gradient: Array
-) -> tuple[Array, Array]:
+def _push(dtype: Any, saved: Any, d_numerator: Array, d_denominator: Array) -> list[Array]:
+    quotient, denominator = saved
+    return [divide(d_numerator - quotient.astype(jnp.float32) * d_denominator, denominator, dtype)]
+
+
+def _pull(saved: Any, gradient: Array) -> list[Array]:
     quotient, denominator = saved
     scaled = divide(gradient.astype(jnp.float32), denominator)
     summed = tuple(i for i, n in enumerate(denominator.shape) if n == 1)
     # An axis of 1 in both is summed too, which changes nothing.
-    return scaled, -(scaled * quotient.astype(jnp.float32)).sum(summed, keepdims=True)
-
-
-divide.defvjp(_divide_forward, _divide_backward)
+    return [scaled, -(scaled * quotient.astype(jnp.float32)).sum(summed, keepdims=True)]

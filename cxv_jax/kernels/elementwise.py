@@ -8,10 +8,10 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float
 
+from cxv_jax.kernels.both_modes import both_modes, linear
 from cxv_jax.kernels.recompute import recomputed
 
 
-@jax.custom_vjp
 def channel_norm(x: Array, scale: Array, bias: Array) -> Array:
     """``(x - mu) / (sigma + 1e-5) * scale + bias`` over the last axis, in float32 inside.
 
@@ -26,7 +26,7 @@ def channel_norm(x: Array, scale: Array, bias: Array) -> Array:
     Returns:
       ``[..., channels]`` in the type of ``x``.
     """
-    return _channel_norm_forward(x, scale, bias)[0]
+    return _channel_norm(x, scale, bias)
 
 
 def _last_axis(vector: Array, x: Array) -> Array:
@@ -41,14 +41,14 @@ def _standardise(x: Array) -> tuple[Array, Array, Array]:
     return centred, sigma, 1 / (sigma + 1e-5)
 
 
-def _channel_norm_forward(x: Array, scale: Array, bias: Array) -> tuple[Array, Any]:
+def _channel_norm_forward(x: Array, scale: Array, bias: Array) -> Array:
     centred, _, inverse = _standardise(x)
     out = centred * inverse * _last_axis(scale, x) + _last_axis(bias, x)
-    return out.astype(x.dtype), (x, scale)
+    return out.astype(x.dtype)
 
 
 def _channel_norm_backward(saved: Any, gradient: Array) -> tuple[Array, Array, Array]:
-    x, scale = recomputed(saved, gradient)
+    x, scale = recomputed(saved[:2], gradient)
     centred, sigma, inverse = _standardise(x)
     gradient = gradient.astype(jnp.float32)
     normed = centred * inverse
@@ -62,16 +62,19 @@ def _channel_norm_backward(saved: Any, gradient: Array) -> tuple[Array, Array, A
     return jnp.where(positive, dx, 0).astype(x.dtype), d_scale, d_bias
 
 
-channel_norm.defvjp(_channel_norm_forward, _channel_norm_backward)
+_channel_norm = both_modes(_channel_norm_forward, _channel_norm_backward)
 
 
-@jax.custom_vjp
 def gelu(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
     """Exact GELU, ``x (1 + erf(x / sqrt 2)) / 2``, in float32 inside.
 
     Through erf, which XLA computes faster than the erfc of ``jax.nn.gelu``. Keeps only ``x`` for
     the backward pass, ``g (Phi(x) + x exp(-x^2 / 2) / sqrt(2 pi))``.
     """
+    return _gelu(x)
+
+
+def _gelu_forward(x: Array) -> Array:
     y = x.astype(jnp.float32)
     return (y * _normal_cdf(y)).astype(x.dtype)
 
@@ -80,13 +83,14 @@ def _normal_cdf(x: Array) -> Array:
     return 0.5 + 0.5 * jax.lax.erf(x * 0.5**0.5)
 
 
-def _gelu_backward(x: Array, gradient: Array) -> tuple[Array]:
+def _gelu_backward(saved: tuple[Array], gradient: Array) -> tuple[Array]:
+    (x,) = saved
     y = recomputed(x, gradient).astype(jnp.float32)
     slope = _normal_cdf(y) + y * jnp.exp(-0.5 * y * y) * (2 * jnp.pi) ** -0.5
     return ((gradient.astype(jnp.float32) * slope).astype(x.dtype),)
 
 
-gelu.defvjp(lambda x: (gelu(x), x), _gelu_backward)
+_gelu = both_modes(_gelu_forward, _gelu_backward)
 
 
 def dropout(x: Float[Array, "*shape"], rng: Array, rate: float) -> Float[Array, "*shape"]:
@@ -107,7 +111,7 @@ def dropout(x: Float[Array, "*shape"], rng: Array, rate: float) -> Float[Array, 
     return _drop(bits, rate, x, words)
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+@partial(jax.custom_jvp, nondiff_argnums=(0, 1))
 def _drop(bits: int, rate: float, x: Array, words: Array) -> Array:
     shifts = jnp.arange(0, 32, bits, dtype=jnp.uint32).reshape((1,) * words.ndim + (-1,))
     fields = (words[..., None] >> shifts) & jnp.uint32(2**bits - 1)
@@ -116,8 +120,13 @@ def _drop(bits: int, rate: float, x: Array, words: Array) -> Array:
     return jnp.where(keep, x * (1 / (1 - rate)), 0).astype(x.dtype)
 
 
-def _drop_backward(bits: int, rate: float, words: Array, gradient: Array) -> tuple[Array, None]:
-    return _drop(bits, rate, gradient, words), None
+@_drop.defjvp
+def _drop_rule(bits: int, rate: float, primals: Any, tangents: Any) -> tuple[Array, Array]:
+    (x, words), out = primals, _drop(bits, rate, *primals)
+    again = partial(_drop_again, bits, rate)
+    return out, linear(again, again, words, tangents[:1], [x])[0]
 
 
-_drop.defvjp(lambda bits, rate, x, words: (_drop(bits, rate, x, words), words), _drop_backward)
+def _drop_again(bits: int, rate: float, words: Array, x: Array) -> list[Array]:
+    """Its own transpose."""
+    return [_drop(bits, rate, x, words)]

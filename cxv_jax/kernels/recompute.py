@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from cxv_jax.kernels.both_modes import both_modes
 from cxv_jax.kernels.dispatch import by_platform, formulations, vjp
 
 
@@ -26,7 +27,8 @@ def recomputed(saved: Any, gradient: Array) -> Any:
 def _plus_zero(saved: Any, gradient: Array) -> Any:
     # A sum ends a fused loop. One element would be computed again in every turn of the loop, from
     # whatever leads to the gradient, and XLA then leaves the loop unvectorised.
-    zero = 0 * gradient[(0,) * (gradient.ndim - 1)].sum()
+    some = gradient[(0,) * (gradient.ndim - 1)].sum()
+    zero = jnp.where(jnp.isfinite(some), 0 * some, 0)  # A NaN belongs to its example alone.
     return jax.tree.map(lambda x: x + zero.astype(x.dtype) if _is_float(x) else x, saved)
 
 
@@ -50,12 +52,11 @@ def checkpoint(
     """
     if apart:
         return formulations(cpu or function, function, _vjp_in_a_branch, _vjp_after_a_barrier)
-    run = jax.custom_vjp(function)
-    run.defvjp(
-        lambda *arguments: (function(*arguments), arguments),
-        lambda arguments, gradient: vjp(function, recomputed(arguments, gradient), gradient),
-    )
-    return run
+
+    def backward(arguments: Any, gradient: Array) -> Any:
+        return vjp(function, recomputed(arguments, gradient), gradient)
+
+    return both_modes(function, backward)
 
 
 def _vjp_after_a_barrier(function: Callable[..., Array], arguments: Any, gradient: Array) -> Any:
@@ -63,8 +64,9 @@ def _vjp_after_a_barrier(function: Callable[..., Array], arguments: Any, gradien
 
 
 def _vjp_in_a_branch(function: Callable[..., Array], arguments: Any, gradient: Array) -> Any:
-    first = gradient[(0,) * gradient.ndim]  # Equals itself; a NaN makes all gradients NaN.
-    return jax.lax.cond(first == first, partial(vjp, function), _lost, arguments, gradient)
+    first = gradient[(0,) * gradient.ndim]
+    always = jnp.isnan(first) | (first <= jnp.inf)  # A NaN belongs to its example alone.
+    return jax.lax.cond(always, partial(vjp, function), _lost, arguments, gradient)
 
 
 def _lost(arguments: tuple[Any, ...], gradient: Array) -> tuple[Any, ...]:

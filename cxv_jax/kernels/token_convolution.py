@@ -5,11 +5,11 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float
 
+from cxv_jax.kernels.both_modes import both_modes
 from cxv_jax.kernels.product import pad, product
 from cxv_jax.kernels.recompute import recomputed
 
 
-@jax.custom_vjp
 def token_convolution(
     value: Float[Array, "*batch length heads head_dim"], kernel: Float[Array, "taps heads"]
 ) -> Float[Array, "*batch length heads head_dim"]:
@@ -26,6 +26,10 @@ def token_convolution(
     Returns:
       ``[..., length, heads, head_dim]``.
     """
+    return _convolution(value, kernel)
+
+
+def _shift_and_add(value: Array, kernel: Array) -> Array:
     taps, length = kernel.shape[0], value.shape[-3]
     padded = pad(value, -3, taps // 2, taps - 1 - taps // 2)
     kernel = kernel.astype(value.dtype).reshape(taps, *(1,) * (value.ndim - 2), kernel.shape[1], 1)
@@ -56,7 +60,7 @@ def _backward(saved: tuple[Array, Array], gradient: Array) -> tuple[Array, Array
     return token_convolution(gradient, kernel[::-1]), d_kernel
 
 
-token_convolution.defvjp(lambda v, k: (token_convolution(v, k), (v, k)), _backward)
+_convolution = both_modes(_shift_and_add, _backward)
 
 
 def _runs(x: Array, run: int) -> Array:

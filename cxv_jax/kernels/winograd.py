@@ -6,6 +6,7 @@ import numpy as np
 from jax import Array
 from jaxtyping import Float
 
+from cxv_jax.kernels.both_modes import both_modes
 from cxv_jax.kernels.dispatch import formulations
 from cxv_jax.kernels.recompute import recomputed
 
@@ -57,7 +58,6 @@ def direct(x: Array, kernel: Array) -> Array:
     return jax.lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=layout)
 
 
-@jax.custom_vjp
 def winograd(x: Array, kernel: Array) -> Array:
     """:func:`direct` by 36 matrix products over all tiles.
 
@@ -66,6 +66,10 @@ def winograd(x: Array, kernel: Array) -> Array:
     hundreds of small kernels. Keeps only ``x`` and ``kernel`` for the backward pass, which runs
     through the same transforms.
     """
+    return _winograd(x, kernel)
+
+
+def _by_tiles(x: Array, kernel: Array) -> Array:
     height, width = x.shape[1:3]
     products = jnp.einsum("ptc,pck->ptk", _input_tiles(x), _kernel_tiles(kernel))
     out = products.reshape(6, 6, x.shape[0], -(-height // 4), -(-width // 4), kernel.shape[-1])
@@ -86,7 +90,7 @@ def _backward(saved: tuple[Array, Array], gradient: Array) -> tuple[Array, Array
     return _fold(tiles, x.shape), jnp.einsum("iy,jx,ijck->yxck", G, G, kernel_tiles)
 
 
-winograd.defvjp(lambda x, kernel: (winograd(x, kernel), (x, kernel)), _backward)
+_winograd = both_modes(_by_tiles, _backward)
 
 
 def _combine(matrix: np.ndarray, parts: list[Array]) -> list[Array]:

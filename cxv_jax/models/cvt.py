@@ -195,7 +195,7 @@ class ConvAttention(nn.Module):
             key = self._project("key", x, inner, self.kv_stride, train)
             value = self._project("value", x, inner, self.kv_stride, train)
         q, k, v = (
-            t.reshape(len(x), -1, self.num_heads, self.head_dim) for t in (query, key, value)
+            t.reshape(x.shape[0], -1, self.num_heads, self.head_dim) for t in (query, key, value)
         )
         out = jax.nn.dot_product_attention(q, k, v, scale=self.scale)
         out = out.reshape(*x.shape[:2], inner)

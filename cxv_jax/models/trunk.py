@@ -131,7 +131,7 @@ class TokenTrunk(nn.Module):
     def _with_class_token_and_positions(self, x: Array) -> Array:
         normal = nn.initializers.normal(1.0)
         token = self.param("cls_token", normal, (1, 1, x.shape[-1])).astype(x.dtype)
-        x = jnp.concatenate([jnp.broadcast_to(token, (len(x), 1, x.shape[-1])), x], axis=1)
+        x = jnp.concatenate([jnp.broadcast_to(token, (x.shape[0], 1, x.shape[-1])), x], axis=1)
         if not self.learned_positions:
             return x
         return x + self.param("pos_embedding", normal, (1, *x.shape[1:])).astype(x.dtype)

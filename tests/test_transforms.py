@@ -1,0 +1,101 @@
+"""JAX's transforms on every kind of model, against finite differences and against each other."""
+
+import functools
+from typing import Any
+
+import jax
+import jax.export
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from cxv_jax import models
+from tests.test_models import random_images, random_variables, tiny
+
+KINDS = ["cpv", "cnv", "cltv", "cxv_nano", "vit", "vil", "vin", "vip", "fnet", "mlp_mixer"]
+KINDS += ["resnet18", "convmixer", "cct_7_3x1", "cvt"]
+KINKED = ["resnet18", "cct_7_3x1"]  # A ReLU has no second derivative to difference across.
+STEP = 1e-3
+
+
+def inner(a: Any, b: Any) -> Any:
+    return sum(jnp.vdot(x, y) for x, y in zip(*map(jax.tree.leaves, (a, b)), strict=True))
+
+
+@functools.cache
+def case(name: str, **fields: Any) -> tuple[Any, Any, Any, Any]:
+    """A loss of the parameters, those, a direction and another one."""
+    model = tiny(name, **fields)
+    variables = random_variables(model)
+    rest = {k: v for k, v in variables.items() if k != "params"}
+
+    def loss(params: Any) -> jax.Array:
+        return jnp.sum(model.apply({"params": params, **rest}, random_images(2, 8, 8)) ** 2)
+
+    numbers = np.random.default_rng(2)
+    directions = [
+        jax.tree.map(lambda x: jnp.asarray(numbers.normal(size=x.shape), x.dtype), rest_of)
+        for rest_of in 2 * [variables["params"]]
+    ]
+    return loss, variables["params"], *directions
+
+
+def both(loss: Any, params: Any, direction: Any) -> Any:
+    """Loss, gradient, the loss's slope by jvp and by linearize, and the gradient's."""
+    (loss_, gradient), (slope, product) = jax.jvp(jax.value_and_grad(loss), (params,), (direction,))
+    linearized = jax.linearize(loss, params)[1](direction)
+    return loss_, gradient, slope, linearized, product
+
+
+@pytest.mark.parametrize(("name", "remat"), [*((n, None) for n in KINDS), ("cpv", "block")])
+def test_forward_mode_and_hessian_products(name: str, remat: str | None) -> None:
+    loss, params, direction, _ = case(name, **({"remat": remat} if remat else {}))
+    run = jax.jit(functools.partial(both, loss))
+    _, gradient, slope, linearized, product = run(params, direction)
+    np.testing.assert_allclose(slope, inner(gradient, direction), rtol=1e-3)
+    np.testing.assert_allclose(linearized, slope, rtol=1e-4)
+    ahead, behind = (
+        run(jax.tree.map(lambda x, d, s=s: x + s * STEP * d, params, direction), direction)
+        for s in (1, -1)
+    )
+    np.testing.assert_allclose((ahead[0] - behind[0]) / (2 * STEP), slope, rtol=1e-2)
+    want = jax.tree.map(lambda a, b: (a - b) / (2 * STEP), ahead[1], behind[1])
+    if name in KINKED:
+        want = jax.jit(jax.grad(lambda p: inner(jax.grad(loss)(p), direction)))(params)
+    error = jax.tree.map(lambda a, b: a - b, product, want)
+    assert inner(error, error) < 1e-3**2 * inner(want, want)
+
+
+@pytest.mark.parametrize("name", ["cpv", "vin"])
+def test_vmap_over_parameters_equals_a_loop(name: str) -> None:
+    loss, params, other, direction = case(name)
+    run = functools.partial(both, loss)
+    pair = jax.tree.map(lambda *x: jnp.stack(x), params, other)
+    together = jax.jit(jax.vmap(run, (0, None)))(pair, direction)
+    alone = jax.jit(run)(params, direction)
+    for got, want in zip(*map(jax.tree.leaves, (together, alone)), strict=True):
+        atol = 1e-3 * float(jnp.abs(want).max()) + 1e-6
+        np.testing.assert_allclose(got[0], want, rtol=1e-3, atol=atol)
+
+
+@pytest.mark.parametrize("name", models.MODELS)
+def test_a_symbolic_batch_is_exported(name: str) -> None:
+    model, image = tiny(name), jax.ShapeDtypeStruct((1, 8, 8, 3), jnp.float32)
+    variables = jax.eval_shape(model.init, jax.random.key(0), image)
+    (batch,) = jax.export.symbolic_shape("batch")
+    images = jax.ShapeDtypeStruct((batch, 8, 8, 3), jnp.float32)
+    exported = jax.export.export(jax.jit(model.apply))(variables, images)
+    assert exported.out_avals[0].shape == (batch, 3)
+
+
+@pytest.mark.parametrize("name", ["cpv", "vin"])
+def test_an_exported_program_runs_at_any_batch(name: str) -> None:
+    model = tiny(name)
+    variables = random_variables(model)
+    (batch,) = jax.export.symbolic_shape("batch")
+    images = jax.ShapeDtypeStruct((batch, 8, 8, 3), jnp.float32)
+    exported = jax.export.export(jax.jit(model.apply))(variables, images)
+    for n in (1, 3):
+        x = random_images(n, 8, 8)
+        want: Any = jax.jit(model.apply)(variables, x)
+        np.testing.assert_allclose(exported.call(variables, x), want, rtol=1e-4, atol=1e-5)
