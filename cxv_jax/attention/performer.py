@@ -34,8 +34,7 @@ def performer_attention(
     takes the key's maximum over the whole batch, so a prediction depends on its batch mates;
     ``stabilizer="batch"`` reproduces that.
 
-    Cost: ``O(length * heads * features * head_dim)`` time; the features (the largest arrays) are
-    recomputed in the backward pass, never stored.
+    Cost: ``O(length * heads * features * head_dim)`` time; the features are never stored.
 
     Args:
       query: ``[..., q_length, heads, head_dim]``.
@@ -55,9 +54,10 @@ def performer_attention(
         ill-fitting shapes.
 
     Example:
-      >>> import jax, jax.numpy as jnp
+      >>> import jax, jax.numpy as jnp, cxv_jax.attention
       >>> x = jnp.ones((2, 100, 4, 8))
-      >>> performer_attention(x, x, x, projection=random_projection(jax.random.key(0), 16, 8)).shape
+      >>> projection = cxv_jax.attention.random_projection(jax.random.key(0), 16, 8)
+      >>> performer_attention(x, x, x, projection=projection).shape
       (2, 100, 4, 8)
     """
     if stabilizer not in ("example", "batch"):
@@ -68,10 +68,9 @@ def performer_attention(
     if (nothing := without_tokens(query, key, value)) is not None:
         return nothing
     projection, phi = projection.astype(jnp.float32), partial(_features, epsilon)
-    whole_batch = stabilizer == "batch"
-    context = favor.key_sums(  # S and z side by side.
-        phi, _scores, key, value, projection, key_mask, whole_batch=whole_batch
-    )
+    whole = stabilizer == "batch"
+    # S and z side by side.
+    context = favor.key_sums(phi, _scores, key, value, projection, key_mask, whole_batch=whole)
     out = favor.query_products(phi, query, context.astype(value.dtype), projection)
     return divide(*jnp.split(out, [value.shape[-1]], -1), value.dtype)
 
