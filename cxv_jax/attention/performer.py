@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Bool, Float
 
-from cxv_jax.attention.arguments import check_arguments, without_tokens
+from cxv_jax.attention.arguments import check_arguments, check_stabilizer, without_tokens
 from cxv_jax.kernels import divide, favor
 
 
@@ -60,18 +60,15 @@ def performer_attention(
       >>> performer_attention(x, x, x, projection=random_projection(jax.random.key(0), 16, 8)).shape
       (2, 100, 4, 8)
     """
-    if stabilizer not in ("example", "batch"):
-        raise ValueError(f"stabilizer must be 'example' or 'batch', got {stabilizer!r}")
+    check_stabilizer(stabilizer)
     if projection.shape[-1] != query.shape[-1]:
         raise ValueError(f"projection {projection.shape} does not fit query {query.shape}")
     key_mask = check_arguments(query, key, value, bias, mask)
     if (nothing := without_tokens(query, key, value)) is not None:
         return nothing
     projection, phi = projection.astype(jnp.float32), partial(_features, epsilon)
-    whole_batch = stabilizer == "batch"
-    context = favor.key_sums(  # S and z side by side.
-        phi, _scores, key, value, projection, key_mask, whole_batch=whole_batch
-    )
+    tokens, whole_batch = (key, value, projection, key_mask), stabilizer == "batch"
+    context = favor.key_sums(phi, _scores, *tokens, whole_batch=whole_batch)  # S and z.
     out = favor.query_products(phi, query, context.astype(value.dtype), projection)
     return divide(*jnp.split(out, [value.shape[-1]], -1), value.dtype)
 
