@@ -22,7 +22,7 @@ ALLOWED: dict[str, set[str]] = {
     "interrupt": set(),
     "kernels": set(),
     "attention": {"kernels"},
-    "layers": {"kernels"},
+    "layers": {"errors", "kernels"},
     "mixers": {"attention", "errors", "layers"},
     "models": {"attention", "errors", "kernels", "layers", "mixers"},
     "losses": set(),

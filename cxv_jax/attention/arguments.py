@@ -47,6 +47,12 @@ def check_arguments(query: Array, key: Array, value: Array, bias: Any, mask: Any
     return jnp.broadcast_to(mask, (*key.shape[:-3], mask.shape[-2], key.shape[-3]))
 
 
+def check_stabilizer(stabilizer: str) -> None:
+    """Refuse what is neither ``"example"`` nor ``"batch"``."""
+    if stabilizer not in ("example", "batch"):
+        raise ValueError(f"stabilizer must be 'example' or 'batch', got {stabilizer!r}")
+
+
 def check_floats(**arrays: Array) -> None:
     """Refuse integers, whose results would be rounded to integers."""
     for name, array in arrays.items():

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Bool, Float
 
-from cxv_jax.attention.arguments import check_arguments, without_tokens
+from cxv_jax.attention.arguments import check_arguments, check_stabilizer, without_tokens
 from cxv_jax.attention.pinv import identity_like, iterative_pinv
 from cxv_jax.kernels import checkpoint, heads_first, product, softmax, softmax_product
 from cxv_jax.kernels.landmarks import pad_front, run_means
@@ -34,8 +34,7 @@ def nystrom_attention(
     Source: Xiong et al. 2021 (arXiv 2102.03902), eq. 13, and CNV's code. Differences: the product
     is taken from the right, which is cheaper; the pseudo-inverse starts from each example's own
     maximum (see :func:`iterative_pinv`); tokens added to make the length a multiple of the
-    landmarks are masked, where the reference lets zero tokens take part; no more landmarks than
-    tokens are used.
+    landmarks are masked (the reference lets them take part); at most one landmark a token.
 
     Cost: ``O(length * heads * num_landmarks * head_dim)`` time, ``O(length * num_landmarks)``
     memory, plus ``num_landmarks^3``; the backward pass keeps only query, key and value.
@@ -63,8 +62,7 @@ def nystrom_attention(
       >>> nystrom_attention(x, x, x, num_landmarks=16).shape
       (2, 100, 4, 8)
     """
-    if stabilizer not in ("example", "batch"):
-        raise ValueError(f"stabilizer must be 'example' or 'batch', got {stabilizer!r}")
+    check_stabilizer(stabilizer)
     if num_landmarks < 1:
         raise ValueError(f"num_landmarks must be at least 1, got {num_landmarks}")
     key_mask = check_arguments(query, key, value, bias, mask)

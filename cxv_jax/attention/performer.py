@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Bool, Float
 
-from cxv_jax.attention.arguments import check_arguments, without_tokens
+from cxv_jax.attention.arguments import check_arguments, check_stabilizer, without_tokens
 from cxv_jax.kernels import divide, favor
 
 
@@ -34,7 +34,8 @@ def performer_attention(
     takes the key's maximum over the whole batch, so a prediction depends on its batch mates;
     ``stabilizer="batch"`` reproduces that.
 
-    Cost: ``O(length * heads * features * head_dim)`` time; the features are never stored.
+    Cost: ``O(length * heads * features * head_dim)`` time; the features (the largest arrays) are
+    recomputed in the backward pass, never stored.
 
     Args:
       query: ``[..., q_length, heads, head_dim]``.
@@ -50,8 +51,7 @@ def performer_attention(
       ``[..., q_length, heads, value_dim]`` in the type of ``value``; 0 where all keys are masked.
 
     Raises:
-      ValueError: for a bias, a query-dependent mask, an unknown stabilizer, integers or
-        ill-fitting shapes.
+      ValueError: for what :func:`check_arguments` refuses, or an unknown stabilizer.
 
     Example:
       >>> import jax, jax.numpy as jnp, cxv_jax.attention
@@ -60,17 +60,15 @@ def performer_attention(
       >>> performer_attention(x, x, x, projection=projection).shape
       (2, 100, 4, 8)
     """
-    if stabilizer not in ("example", "batch"):
-        raise ValueError(f"stabilizer must be 'example' or 'batch', got {stabilizer!r}")
+    check_stabilizer(stabilizer)
     if projection.shape[-1] != query.shape[-1]:
         raise ValueError(f"projection {projection.shape} does not fit query {query.shape}")
     key_mask = check_arguments(query, key, value, bias, mask)
     if (nothing := without_tokens(query, key, value)) is not None:
         return nothing
     projection, phi = projection.astype(jnp.float32), partial(_features, epsilon)
-    whole = stabilizer == "batch"
-    # S and z side by side.
-    context = favor.key_sums(phi, _scores, key, value, projection, key_mask, whole_batch=whole)
+    tokens, whole_batch = (key, value, projection, key_mask), stabilizer == "batch"
+    context = favor.key_sums(phi, _scores, *tokens, whole_batch=whole_batch)  # S and z.
     out = favor.query_products(phi, query, context.astype(value.dtype), projection)
     return divide(*jnp.split(out, [value.shape[-1]], -1), value.dtype)
 

@@ -68,9 +68,17 @@ def iterative_pinv(
         az = matrix @ z
         return 0.25 * z @ (13 * eye - az @ (15 * eye - az @ (7 * eye - az))), None
 
-    rounding = size.shape[-1] * jnp.finfo(matrix.dtype).eps * _largest(matrix)
+    z = jnp.swapaxes(matrix, -1, -2) / jnp.where(scale == 0, 1, scale)
+    z = jax.lax.scan(step, z, None, length=min(iterations, _UNWATCHED))[0]
+    more = iterations - _UNWATCHED
+    return z if more <= 0 else _watched(step, matrix, z, more)
 
-    def watched(carry: tuple[Array, Array], _: None) -> tuple[Any, None]:
+
+def _watched(step: Any, matrix: Array, z: Array, steps: int) -> Array:
+    """Further steps, until each matrix settles."""
+    rounding = matrix.shape[-1] * jnp.finfo(matrix.dtype).eps * _largest(matrix)
+
+    def one(carry: tuple[Array, Array], _: None) -> tuple[Any, None]:
         z, settled = carry
         after = step(z, None)[0]
         a, z0, z1 = jax.lax.stop_gradient((matrix, z, after))
@@ -79,12 +87,7 @@ def iterative_pinv(
         close = _largest(z0 - z0 @ a @ z0) <= 1e-4 * _largest(z0)
         return (jnp.where(good, after, z), ~good | close), None
 
-    z = jnp.swapaxes(matrix, -1, -2) / jnp.where(scale == 0, 1, scale)
-    z = jax.lax.scan(step, z, None, length=min(iterations, _UNWATCHED))[0]
-    if iterations <= _UNWATCHED:
-        return z
-    start = (z, jnp.zeros_like(rounding, bool))
-    return jax.lax.scan(watched, start, None, length=iterations - _UNWATCHED)[0][0]
+    return jax.lax.scan(one, (z, jnp.zeros_like(rounding, bool)), None, length=steps)[0][0]
 
 
 def _largest(x: Array) -> Array:

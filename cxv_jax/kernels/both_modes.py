@@ -94,7 +94,7 @@ def _bind(
 
 
 def _run(*operands: Array, push: Rule, count: int, **_: Any) -> list[Array]:
-    return push(operands[:count], operands[count:])
+    return push(tuple(operands[:count]), tuple(operands[count:]))
 
 
 def _jvp(
@@ -109,8 +109,8 @@ def _jvp(
 
         def of(*parts: Array) -> list[Array]:
             new = dict(zip(moving, parts, strict=True))
-            leaves = [new.get(i, x) for i, x in enumerate(primals[:count])]
-            return push(leaves, primals[count:])
+            leaves = tuple(new.get(i, x) for i, x in enumerate(primals[:count]))
+            return push(leaves, tuple(primals[count:]))
 
         at, along = ([x[i] for i in moving] for x in (primals, tangents))
         terms.append(jax.jvp(of, at, along)[1])
@@ -136,10 +136,10 @@ def _batch(
     def front(x: Array, axis: Any) -> Array:
         return jnp.broadcast_to(x, (size, *x.shape)) if axis is None else jnp.moveaxis(x, axis, 0)
 
-    saved, kept = operands[:count], list(axes[:count])
-    args = [front(x, a) for x, a in zip(operands[count:], axes[count:], strict=True)]
+    saved, kept = tuple(operands[:count]), tuple(axes[:count])
+    args = tuple(front(x, a) for x, a in zip(operands[count:], axes[count:], strict=True))
     push, pull = (jax.vmap(rule, (kept, 0), axis_size=size) for rule in (push, pull))
-    results = tuple(jax.make_jaxpr(push)(list(saved), args).out_avals)
+    results = tuple(jax.make_jaxpr(push)(saved, args).out_avals)
     return _bind(push, pull, results, saved, args), [0] * len(results)
 
 
