@@ -103,6 +103,12 @@ def _print_any_name() -> None:
             stream.reconfigure(errors="backslashreplace")
     if logging.lastResort is not None:
         logging.lastResort.setFormatter(_Printable())
+    # Ours has its own: a library that sets up logging would put its prefix before our lines.
+    handler, logger = logging.StreamHandler(), logging.getLogger("cxv_jax")
+    handler.setFormatter(_Printable())
+    handler.setLevel(logging.WARNING)
+    logger.addHandler(handler)
+    logger.propagate = False
 
 
 def _show(unraisable: Any) -> None:
