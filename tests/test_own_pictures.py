@@ -165,7 +165,7 @@ def test_one_line_trains_and_the_same_line_repeats_nothing(folder: Path, tmp_pat
         (["--data={folder}", "--model=cpw"], "cpw"),
         (["--data={folder}", "--config=experiments/configs/digits.py:cpv"], "in place of --config"),
         (["--model=cpv", "--config=experiments/configs/digits.py:cpv"], "for --data alone"),
-        ([], "expected --data=PICTURES or --config"),
+        ([], "expected one of --data=PICTURES, --config"),
     ],
 )
 def test_a_mistake_is_one_line(args: list[str], words: str, folder: Path) -> None:
