@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from ml_collections import ConfigDict
 
 from cxv_jax import runs
-from cxv_jax.config import check_config, differences
+from cxv_jax.config import check_config, completed, differences
 from cxv_jax.data.splits import Dataset
 from cxv_jax.errors import InputError
 from cxv_jax.files import write_text
@@ -17,6 +17,8 @@ from cxv_jax.profile import complete
 from experiments.compare import schedule
 from experiments.compare.page import write_page
 from experiments.compare.rows import Rows, row_of
+
+OF_SYSTEMS = ("systems", "training")  # Fields with an entry a system.
 
 
 class Launch(NamedTuple):
@@ -169,10 +171,12 @@ def _open(folder: Path, config: ConfigDict) -> Path:
 
 
 def _differing(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
-    """Fields that would make old and new runs incomparable."""
+    """Fields that would make old and new runs incomparable; where the data lie is none of them."""
     common = old["systems"].keys() & new["systems"].keys()
-    kept = [
-        {**each, "seeds": (), "handoff": "", "systems": {k: each["systems"][k] for k in common}}
-        for each in (old, new)
-    ]
+    kept = []
+    for each in (old, new):
+        own = {n: {k: x for k, x in each.get(n, {}).items() if k in common} for n in OF_SYSTEMS}
+        # A model as a stand-in: fields that came later are at their defaults.
+        whole = completed({"model": {"name": "cpv"}, **each, "seeds": (), "handoff": "", **own})
+        kept.append(whole | {"data": whole["data"] | {"data_dir": ""}})
     return [line.partition(" was ")[0] for line in differences(kept[0], kept[1])]
