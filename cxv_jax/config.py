@@ -13,8 +13,7 @@ from cxv_jax.phase import Phase
 AT_LEAST_ONE = ("batch_size", "eval_batch_size", "fsdp", "phase1.patience", "phase2.patience")
 AT_LEAST_ZERO = (
     *("phase1.epochs", "phase2.epochs", "steps_per_call", "redraw_every"),
-    *("micro_batch", "memory_gb", "data.split_index"),
-    *(f"phase{n}.{field}" for n in (1, 2) for field in ("clip_norm",)),
+    *("micro_batch", "memory_gb", "data.split_index", "phase1.clip_norm", "phase2.clip_norm"),
 )
 POSITIVE = ("phase1.learning_rate", "phase2.learning_rate")
 SELECTIONS = ("val", "test", "last")
@@ -136,6 +135,12 @@ def completed(stored: Mapping[str, Any]) -> dict[str, Any]:
     except (KeyError, TypeError, InputError):  # Not one of ours: as it is.
         return dict(stored)
     return _merged(json.loads(default.to_json()), stored)
+
+
+def without_place(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A config as plain data but for where the data lie: a run is the same on another machine."""
+    data = config.get("data")
+    return {**config, "data": {**data, "data_dir": ""} if isinstance(data, Mapping) else data}
 
 
 def _merged(default: Mapping[str, Any], stored: Mapping[str, Any]) -> dict[str, Any]:

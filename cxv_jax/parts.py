@@ -25,7 +25,7 @@ def load_dataset(
         *("val_fraction", "val_per_class", "subset_per_class", "splits", "split_index"),
         *("image_size", "data_dir", "on_bad_image", "small_classes"),
     )
-    options = {k: config.data[k] for k in fields if k in config.data}  # Older runs lack some.
+    options = {name: config.data[name] for name in fields}
     return sources.load(config.data.source, seed=config.seed, keep=keep, wanted=wanted, **options)
 
 

@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 
 from cxv_jax import distributed, machine, optimizer
 from cxv_jax.checkpoint import Checkpointer
-from cxv_jax.config import completed, differences
+from cxv_jax.config import completed, differences, without_place
 from cxv_jax.data.stored import Stored, check
 from cxv_jax.errors import InputError
 from cxv_jax.files import sweep, write_text
@@ -52,7 +52,6 @@ class Run:
         self.checkpointer = Checkpointer(folder / "checkpoints")
         self._lock = lock
         self.last: EpochRecord | None = None
-        self._digest = Stored.of(session.dataset).digest
         self.faults = distributed.together(self._set_aside)
         self.state, self.progress = self._begin()
         self.epoch_seconds = 0.0
@@ -94,7 +93,7 @@ class Run:
             image_shape=dataset.image_shape,
             name=dataset.name,
             white=dataset.white,
-            digest=self._digest,
+            digest=self.session.stored.digest,
         )
         meta = Meta(self.config.to_dict(), data, self.progress, self.config.selection, self.last)
         self.checkpointer.save(int(self.state.step), self.state, meta.to_json(), best_of=best_of)
@@ -230,7 +229,6 @@ def finished(workdir: Path, config: ConfigDict) -> Summary | None:
     stored = summary.get("config") if summary else None
     if not summary or not isinstance(stored, dict):
         return None
-    changed = differences(completed(stored), plain(config))
-    if [line for line in changed if not line.startswith("data.data_dir ")]:
+    if differences(without_place(completed(stored)), without_place(plain(config))):
         return None
     return read(Summary, summary, path)

@@ -96,6 +96,11 @@ class Session:
             self._loaders[split] = split_loader(self.config, self.mesh, self.dataset, split)
         return self._loaders[split]
 
+    @cached_property
+    def stored(self) -> Stored:
+        """The splits as a run keeps them."""
+        return Stored.of(self.dataset)
+
     @property
     def class_weights(self) -> tuple[float, ...] | None:
         """Of the training loss, by ``config.class_weights``; None: all classes weigh the same."""
@@ -137,7 +142,7 @@ class WiredPhase:
             )
         self.tx = make_optimizer(config, phase, session.train_loader.steps_per_epoch)
         fields, steps = config[phase.key], session.train_loader.steps_per_epoch
-        heavy = dict(policy="none", erase_probability=0.0, mixup_alpha=0.0, cutmix_alpha=0.0)
+        off = dict(policy="none", erase_probability=0.0, mixup_alpha=0.0, cutmix_alpha=0.0)
         self._step_config = step.StepConfig(
             mean=tuple(config.data.mean),
             std=tuple(config.data.std),
@@ -145,7 +150,7 @@ class WiredPhase:
             label_smoothing=fields.label_smoothing,
             ema_decay=config.ema_decay,
             augment=augment.make(**fields.augment),
-            light=augment.make(**{**fields.augment, **heavy}) if fields.light_share else None,
+            light=augment.make(**{**fields.augment, **off}) if fields.light_share else None,
             light_from=round((1 - fields.light_share) * fields.epochs * steps),
             redraw=redraw_projections,
             redraw_every=config.redraw_every,

@@ -85,8 +85,8 @@ def average(ema: Any, params: Any, batch_stats: Any, decay: float, steps: Array)
     """One step of the moving average, unbiased from the first.
 
     ``ema <- d ema + (1 - d) weights`` with ``d = min(decay, (1 + t) / (10 + t))``, ``t`` the
-    phase's steps before this one: the start weights are a ninth after ten steps at the most, so
-    that short phases are averaged as well as long ones.
+    phase's steps before this one: the start weights count for a tenth after the first step and
+    for next to nothing after a few, so that short phases are averaged as well as long ones.
 
     Source: TensorFlow's ``ExponentialMovingAverage(num_updates=t)``.
     """

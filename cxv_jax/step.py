@@ -29,8 +29,8 @@ class StepConfig(NamedTuple):
       label_smoothing: see :func:`losses.cross_entropy`.
       ema_decay: of the moving average, 0 for none.
       augment: ``(rng, uint8 images, one-hot targets) -> (images 0..255, targets)``.
-      light: takes the place of ``augment`` from ``light_from`` on, the phase's steps.
-      light_from: None for never.
+      light: takes the place of ``augment`` at the end of the phase; None: nothing does.
+      light_from: the phase's step from which on it does.
       class_weights: of the examples' losses, one a class; None: all the same.
       redraw: ``(rng, constants) -> constants``, new random projections.
       redraw_every: steps between redraws, 0 for never.
@@ -47,7 +47,7 @@ class StepConfig(NamedTuple):
     redraw_every: int
     micro_batch: int = 0
     light: Augment | None = None
-    light_from: int | None = None
+    light_from: int = 0
     class_weights: tuple[float, ...] | None = None
 
 
@@ -119,7 +119,7 @@ def augmented(
     config: StepConfig, rng: Array, state: TrainState, images: Array, targets: Array
 ) -> tuple[Array, Array]:
     """The batch as the phase has it at this step; float32 levels where that changes within it."""
-    if config.light is None or config.light_from is None:
+    if config.light is None:
         return config.augment(rng, images, targets)
 
     def run(augment: Augment, *batch: Array) -> tuple[Array, Array]:

@@ -14,7 +14,6 @@ from ml_collections import ConfigDict
 
 from cxv_jax import distributed, divergence, metrics, runs, sharding
 from cxv_jax.config import check_config, short_phases
-from cxv_jax.data.stored import Stored
 from cxv_jax.errors import InputError
 from cxv_jax.files import sweep
 from cxv_jax.final_table import final_table
@@ -76,8 +75,8 @@ def train_and_evaluate(
         session = fit_session(Session.of(config, keep=keep), say)
         if config.selection != "last":
             session.loader(config.selection)  # Refuses a split that is not there, before writing.
-        data = Stored.of(session.dataset)
-        folder = distributed.together(partial(runs.open_run, workdir, config, fork=fork, data=data))
+        opening = partial(runs.open_run, workdir, config, fork=fork, data=session.stored)
+        folder = distributed.together(opening)
         distributed.together(partial(runs.check_joined, folder, config))
         take(lock)  # The folder may be a new one.
         with Interrupt() as interrupt, Run(config, session, folder, lock) as run:

@@ -11,12 +11,13 @@ import numpy as np
 
 from cxv_jax.data.splits import Dataset, Split
 from cxv_jax.errors import InputError
+from cxv_jax.jsonable import Record
 
 NAMED = 5  # So many images or classes are named in a message.
 
 
 @dataclasses.dataclass(frozen=True)
-class Stored:
+class Stored(Record):
     """What identifies every image of every split.
 
     Attributes:
@@ -41,7 +42,7 @@ class Stored:
 
     @classmethod
     def from_json(cls, data: Any) -> "Stored":
-        """The inverse of :meth:`to_json`.
+        """The inverse of ``to_json``; no field may be missing or unknown.
 
         Raises:
           TypeError: ``data`` is of another form.
@@ -49,13 +50,7 @@ class Stored:
         fields = {field.name for field in dataclasses.fields(cls)}
         if not isinstance(data, dict) or set(data) != fields:
             raise TypeError(f"expected the fields {sorted(fields)}")
-        names = {split: _texts(names) for split, names in dict(data["names"]).items()}
-        labels = dict(zip(data["labels"], _texts(data["labels"].values()), strict=True))
-        return cls(_texts(data["class_names"]), names, labels, int(data["images"]))
-
-    def to_json(self) -> dict[str, Any]:
-        """As plain data."""
-        return dataclasses.asdict(self)
+        return super().from_json(data)
 
     @property
     def digest(self) -> str:
@@ -156,10 +151,3 @@ def _some(names: Sequence[str]) -> str:
 
 def _digest(labels: np.ndarray) -> str:
     return hashlib.sha256(np.asarray(labels, "<i4").tobytes()).hexdigest()
-
-
-def _texts(found: Iterable[Any]) -> tuple[str, ...]:
-    texts = tuple(found)
-    if not all(isinstance(text, str) for text in texts):
-        raise TypeError("expected texts")
-    return texts

@@ -1,6 +1,6 @@
 """Compact convolutional transformer: a convolutional tokenizer and sequence pooling."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import Any, Literal
 
@@ -15,7 +15,7 @@ from cxv_jax.errors import InputError
 from cxv_jax.layers import Dense, Dropout, LayerNorm
 from cxv_jax.mixers import MultiHeadAttention, Softmax
 from cxv_jax.models.embed import ConvEmbed, check_images
-from cxv_jax.models.remat import run_block
+from cxv_jax.models.remat import run_blocks
 from cxv_jax.models.trunk import Block
 
 INIT_STD = 0.02  # Of every dense product.
@@ -91,9 +91,8 @@ class CCT(nn.Module):
         check_images(images, image_size=self.image_size if self.positions == "learned" else None)
         x = self._tokenizer()(images.astype(self.dtype))  # [batch, tokens, embed_dim]
         x = Dropout(self.dropout)(x + self._positions(x).astype(x.dtype), train=train)
-        for i, rate in enumerate(np.linspace(0, self.drop_path, self.depth)):
-            block = partial(self._block(float(rate), train), name=f"block_{i}")
-            x = run_block(self, block, x, train=train, again=self.remat == "block")
+        rates = np.linspace(0, self.drop_path, self.depth).tolist()
+        x = run_blocks(self, [self._block(rate, train) for rate in rates], x, train=train)
         self.sow("intermediates", "features", x)
         x = LayerNorm(name="head_norm")(x.astype(jnp.float32))
         weights = jax.nn.softmax(Dense(1, init_std=INIT_STD, name="pool")(x), axis=1)
@@ -128,7 +127,7 @@ class CCT(nn.Module):
             return jnp.asarray(_sine_table(*x.shape[1:]))
         return self.param("pos_embedding", nn.initializers.normal(0.2), (1, *x.shape[1:]))
 
-    def _block(self, drop_path: float, train: bool) -> Callable[..., nn.Module]:
+    def _block(self, drop_path: float, train: bool) -> partial[Any]:
         if self.embed_dim % self.num_heads:
             raise InputError(
                 f"num_heads must divide embed_dim {self.embed_dim}, got {self.num_heads}"

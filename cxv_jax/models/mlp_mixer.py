@@ -11,7 +11,7 @@ from jaxtyping import Float
 
 from cxv_jax.layers import Dense, LayerNorm, Mlp
 from cxv_jax.models.embed import check_images, vix_embed
-from cxv_jax.models.remat import run_block
+from cxv_jax.models.remat import run_blocks
 from cxv_jax.models.trunk import Block
 
 
@@ -89,9 +89,7 @@ class MlpMixer(nn.Module):
         )(images.astype(self.dtype))
         mix = partial(TokenMlp, self.tokens_dim, self.dtype)
         block = partial(Block, mix, self.channels_dim, dtype=self.dtype)
-        for i in range(self.depth):
-            again = self.remat == "block"
-            x = run_block(self, partial(block, name=f"block_{i}"), x, train=train, again=again)
+        x = run_blocks(self, [block] * self.depth, x, train=train)
         self.sow("intermediates", "features", x)
         x = LayerNorm(name="head_norm")(x.astype(jnp.float32))
         return Dense(self.num_classes, name="head")(x.mean(1))

@@ -1,6 +1,6 @@
 """Layers that keep only their input for the backward pass, and compute the rest again there."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Any
 
@@ -49,6 +49,16 @@ def run_block(
         return out
 
     return checkpoint(apply, apart=False)(variables, rngs, x)
+
+
+def run_blocks(
+    module: nn.Module, blocks: Iterable[partial[Any]], x: Array, *, train: bool
+) -> Array:
+    """:func:`run_block` one after the other, as ``block_0`` and so on, by the model's ``remat``."""
+    again = module.remat == "block"
+    for i, block in enumerate(blocks):
+        x = run_block(module, partial(block, name=f"block_{i}"), x, train=train, again=again)
+    return x
 
 
 class _Part(nn.Module):

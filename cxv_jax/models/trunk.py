@@ -11,7 +11,7 @@ from jaxtyping import Float
 
 from cxv_jax.layers import Dense, Dropout, DropPath, LayerNorm, Mlp, gelu
 from cxv_jax.models.embed import check_images, vix_embed
-from cxv_jax.models.remat import run_block
+from cxv_jax.models.remat import run_blocks
 
 Mixer = Callable[..., nn.Module]  # Takes a name.
 
@@ -120,9 +120,7 @@ class TokenTrunk(nn.Module):
         x = self._with_class_token_and_positions(x)
         x = Dropout(self.embed_dropout)(x, train=train)
         block = partial(Block, self._mixer(), self.mlp_dim, dropout=self.dropout, dtype=self.dtype)
-        for i in range(self.depth):
-            again = self.remat == "block"
-            x = run_block(self, partial(block, name=f"block_{i}"), x, train=train, again=again)
+        x = run_blocks(self, [block] * self.depth, x, train=train)
         self.sow("intermediates", "features", x)
         x = x.astype(jnp.float32)
         pooled = x[:, 0] if self.pool == "cls" else x.mean(1)

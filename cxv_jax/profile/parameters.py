@@ -38,6 +38,6 @@ def count_parameters(variables: Mapping[str, Any], name: str) -> tuple[int, int]
     """
     leaves = flax.traverse_util.flatten_dict(variables["params"], sep="/")
     sizes = {path: int(np.prod(leaf.shape)) for path, leaf in leaves.items()}
-    missed = re.compile(f"{UNPRINTED}|{ALSO_UNPRINTED.get(name, UNPRINTED)}")
+    missed = re.compile("|".join(filter(None, (UNPRINTED, ALSO_UNPRINTED.get(name)))))
     unprinted = sum(size for path, size in sizes.items() if missed.fullmatch(path))
     return sum(sizes.values()), sum(sizes.values()) - unprinted

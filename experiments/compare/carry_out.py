@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from ml_collections import ConfigDict
 
 from cxv_jax import runs
-from cxv_jax.config import check_config, completed, differences
+from cxv_jax.config import check_config, completed, differences, without_place
 from cxv_jax.data.splits import Dataset
 from cxv_jax.errors import InputError
 from cxv_jax.files import write_text
@@ -178,5 +178,5 @@ def _differing(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
         own = {n: {k: x for k, x in each.get(n, {}).items() if k in common} for n in OF_SYSTEMS}
         # A model as a stand-in: fields that came later are at their defaults.
         whole = completed({"model": {"name": "cpv"}, **each, "seeds": (), "handoff": "", **own})
-        kept.append(whole | {"data": whole["data"] | {"data_dir": ""}})
+        kept.append(without_place(whole))
     return [line.partition(" was ")[0] for line in differences(kept[0], kept[1])]

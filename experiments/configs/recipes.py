@@ -34,8 +34,33 @@ def strong(config: ConfigDict) -> ConfigDict:
     but stochastic depth: the published dropout stood in for augmentation, and with both a small
     network learns too little.
     """
-    regularise(config, drop_path=0.1)
+    modern(config, drop_path=0.1, weight_decay=0.05)
     config.ema_decay = 0.999
+    config.phase1.augment.update(erase_probability=0.1, mixup_alpha=0.2, cutmix_alpha=1.0)
+    config.phase2.update(epochs=100, patience=20)
+    return config
+
+
+def small(config: ConfigDict) -> ConfigDict:
+    """For a few hundred images: small batches, a large weight decay, a long cosine, no mixing.
+
+    One phase, and its last weights: with so few images a validation split costs more than it tells.
+    """
+    modern(config, drop_path=0.0, weight_decay=0.1)
+    config.batch_size = 50
+    config.phase1.learning_rate = 5e-3
+    config.phase2.epochs = 0
+    config.selection = "last"
+    return config
+
+
+def modern(config: ConfigDict, *, drop_path: float, weight_decay: float) -> None:
+    """What ``strong`` and ``small`` share: every dropout 0, augmentation, a cosine with warm-up."""
+    for field in config.model:
+        if "dropout" in field:
+            config.model[field] = 0.0
+    if "drop_path" in config.model:
+        config.model.drop_path = drop_path
     config.phase1.update(
         epochs=200,
         patience=200,  # The schedule ends the phase.
@@ -46,51 +71,8 @@ def strong(config: ConfigDict) -> ConfigDict:
         clip_norm=1.0,
         light_share=0.1,
     )
-    config.phase1.options.weight_decay = 0.05
-    config.phase1.augment.update(
-        flip=True,
-        crop_padding=4,
-        policy="trivial",
-        erase_probability=0.1,
-        mixup_alpha=0.2,
-        cutmix_alpha=1.0,
-    )
-    config.phase2.update(epochs=100, patience=20)
-    return config
-
-
-def small(config: ConfigDict) -> ConfigDict:
-    """For a few hundred images: small batches, a large weight decay, a long cosine, no mixing.
-
-    One phase, and its last weights: with so few images a validation split costs more than it tells.
-    """
-    regularise(config, drop_path=0.0)
-    config.batch_size = 50
-    config.phase1.update(
-        epochs=200,
-        patience=200,
-        learning_rate=5e-3,
-        schedule="cosine",
-        warmup_epochs=5,
-        label_smoothing=0.1,
-        decay_kernels_only=True,
-        clip_norm=1.0,
-        light_share=0.1,
-    )
-    config.phase1.options.weight_decay = 0.1
+    config.phase1.options.weight_decay = weight_decay
     config.phase1.augment.update(flip=True, crop_padding=4, policy="trivial")
-    config.phase2.epochs = 0
-    config.selection = "last"
-    return config
-
-
-def regularise(config: ConfigDict, drop_path: float) -> None:
-    """Set every dropout to 0, and stochastic depth where the model has it."""
-    for field in config.model:
-        if "dropout" in field:
-            config.model[field] = 0.0
-    if "drop_path" in config.model:
-        config.model.drop_path = drop_path
 
 
 RECIPES = {"paper": paper, "strong": strong, "small": small}
