@@ -16,6 +16,7 @@ from cxv_jax.data.stored import Stored
 from cxv_jax.errors import InputError
 from cxv_jax.evaluation import Evaluation, evaluator
 from cxv_jax.figures import balanced_weights
+from cxv_jax.kernels import threefry
 from cxv_jax.parts import load_dataset, make_optimizer, redraw_projections, split_loader
 from cxv_jax.phase import Phase
 from cxv_jax.state import TrainState
@@ -117,7 +118,7 @@ class Session:
     @cached_property
     def rng(self) -> jax.Array:
         """The run's random key, on all devices."""
-        draw = partial(jax.random.key, self.config.seed)
+        draw = partial(threefry.key, self.config.seed)
         return jax.jit(draw, out_shardings=sharding.replicated(self.mesh))()
 
     def evaluate(self, variables: dict[str, Any], split: str) -> Evaluation:
@@ -194,6 +195,6 @@ class WiredPhase:
 
     def _create(self) -> TrainState:
         session = self._session
-        rng, shape = jax.random.key(session.config.seed), session.dataset.image_shape
+        rng, shape = threefry.key(session.config.seed), session.dataset.image_shape
         ema = session.config.ema_decay > 0
         return train_states.create(session.model, self.tx, rng, shape, ema=ema)

@@ -12,11 +12,20 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 import jax
 import pytest
 from absl import flags
+from jax.extend.random import threefry2x32_p
+from jax.interpreters import mlir
 from jaxtyping import install_import_hook
 
 from tests import typecheck
 
 install_import_hook("cxv_jax", f"{typecheck.__name__}.check")
+
+from cxv_jax.kernels import threefry  # noqa: E402  (After the hook.)
+
+# JAX's random bits, compiled in a third of the time: tests initialise models by the hundred.
+mlir.register_lowering(
+    threefry2x32_p, mlir.lower_fun(threefry.threefry_2x32, multiple_results=True), platform="cpu"
+)
 flags.FLAGS.mark_as_parsed()  # Grain's workers refuse to start before flags are parsed.
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
