@@ -10,11 +10,13 @@ from ml_collections import ConfigDict
 
 from cxv_jax import augment, distributed, models, sharding, step
 from cxv_jax import state as train_states
+from cxv_jax.ahead import Ahead
 from cxv_jax.data.loader import Loader
+from cxv_jax.data.resident import ResidentLoader
 from cxv_jax.data.splits import Dataset
 from cxv_jax.data.stored import Stored
 from cxv_jax.errors import InputError
-from cxv_jax.evaluation import Evaluation, evaluator
+from cxv_jax.evaluation import Evaluation, Evaluator
 from cxv_jax.figures import balanced_weights
 from cxv_jax.kernels import threefry
 from cxv_jax.parts import load_dataset, make_optimizer, redraw_projections, split_loader
@@ -125,10 +127,25 @@ class Session:
         """Exact results of a model's variables over a whole split."""
         return self._evaluator(variables, self.loader(split))
 
+    def compile_ahead(self, ahead: Ahead, phase: Phase, feed: Any) -> None:
+        """Let what comes after the first steps of ``phase`` compile: evaluation, the next phase.
+
+        Args:
+          ahead: compiles.
+          phase: the running one.
+          feed: of its first steps.
+        """
+        split = self.config.selection
+        if split in self.dataset.splits and isinstance(self.loader(split), ResidentLoader):
+            variables = self.phases[phase].template.variables()
+            ahead.compile(split, partial(self._evaluator.lower, variables, self.loader(split)))
+        if phase is Phase.ONE and self.config.phase2.epochs:
+            ahead.compile(Phase.TWO, partial(self.phases[Phase.TWO].lower, feed))
+
     @cached_property
-    def _evaluator(self) -> Any:
+    def _evaluator(self) -> Evaluator:
         data = self.config.data
-        return evaluator(self.model, (tuple(data.mean), tuple(data.std)), self.mesh)
+        return Evaluator(self.model, (tuple(data.mean), tuple(data.std)), self.mesh)
 
 
 class WiredPhase:
@@ -188,6 +205,11 @@ class WiredPhase:
         one = partial(step.train_step, self._session.model, self.tx, self._step_config)
         several = step.many(one, self._session.train_loader.fetch)
         return jax.jit(several, donate_argnums=0, out_shardings=(self._places, None))
+
+    def lower(self, feed: Any) -> Any:
+        """The update on batches like ``feed``, ready to compile."""
+        session = self._session
+        return self.update.lower(self.template, session.rng, session.train_loader.data, feed)
 
     @property
     def _places(self) -> TrainState:

@@ -1,6 +1,7 @@
 """Test settings: 8 fake CPU devices, strict arithmetic, checked array shapes, parsed flags."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
@@ -38,3 +39,10 @@ def shared() -> Path:
     if not SHARED.is_dir():
         pytest.skip(f"the development data folder {SHARED} is not here")
     return SHARED
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _memory_is_given_back() -> Iterator[None]:
+    """Compiled programs of a finished module go; those that come back are read from disk."""
+    yield
+    jax.clear_caches()
