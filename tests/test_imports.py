@@ -41,6 +41,7 @@ ALLOWED: dict[str, set[str]] = {
     "checkpoint": {"errors", "step_folder"},
     "plots": {"files", "text"},
     "config": {"errors", "models", "phase"},
+    "config_fields": {"config", "models"},
     "state": {"optimizer"},
     "step": {"augment", "losses", "metrics", "state"},
     "evaluation": {
@@ -72,7 +73,7 @@ ALLOWED: dict[str, set[str]] = {
         *("run_files", "runs"),
         *("session", "sharding", "state"),
     },
-    "launch": {"errors", "text"},
+    "launch": {"config_fields", "errors", "text"},
     "__init__": {"attention", "models", "optimizer", "version"},
 }
 

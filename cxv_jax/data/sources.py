@@ -25,9 +25,19 @@ from cxv_jax.data import cifar, fashion_mnist, folder, npz, stored, tiny_imagene
 from cxv_jax.data.images import Resized
 from cxv_jax.data.splits import Dataset, Split, complete
 from cxv_jax.data.statistics import tell_odd
-from cxv_jax.errors import InputError
+from cxv_jax.errors import InputError, nearest
 
 MAX_SIZE = 4096  # Pixels a side: 50 MB an image.
+KINDS = (
+    *("digits", "cifar10", "cifar100", "fashion_mnist", "tiny_imagenet"),
+    *("tfds:NAME", "folder:PATH", "npz:FILE"),
+)
+MEANINGS = {
+    **{"cifar": "cifar10", "imagenet": "tiny_imagenet", "fashion": "fashion_mnist"},
+    **{"mnist": "digits", "numpy": "npz:file", "npz": "npz:file", "medmnist": "npz:file"},
+    **dict.fromkeys(("folder", "dir", "directory", "image_folder", "pictures"), "folder:path"),
+    **dict.fromkeys(("tfds", "tensorflow_datasets"), "tfds:name"),
+}
 Parts = tuple[list[str], dict[str, Split]]  # Class names, and the source's own splits.
 
 
@@ -179,10 +189,11 @@ def _read(source: str, place: Path, image_size: int, on_bad_image: str) -> Parts
             from cxv_jax.data import prepared  # TFDS takes a while to import.
 
             return prepared.read(argument, place, image_size)
-    raise InputError(
-        f"data.source: {source!r} is none of digits, cifar10, cifar100, fashion_mnist, "
-        "tiny_imagenet, tfds:NAME, folder:PATH, npz:FILE"
-    )
+    near = nearest(kind, KINDS, MEANINGS)
+    if (path := Path(source).expanduser()).exists():
+        near = f"; did you mean '{'folder' if path.is_dir() else 'npz'}:{source}'?"
+    near = near if "did you mean" in near else ""
+    raise InputError(f"data.source: {source!r} is none of {', '.join(KINDS)}{near}")
 
 
 def _resized(splits: Mapping[str, Split], image_size: int) -> dict[str, Split]:
