@@ -41,14 +41,14 @@ ALLOWED: dict[str, set[str]] = {
     "plots": {"files", "text"},
     "config": {"errors", "models", "phase"},
     "state": {"optimizer"},
-    "step": {"augment", "losses", "metrics", "state"},
+    "step": {"augment", "losses", "metrics", "optimizer", "state"},
     "evaluation": {
         *("augment", "data", "figures", "losses", "metrics", "records", "sharding", "step"),
     },
     "parts": {"attention", "data", "errors", "optimizer", "phase", "sharding"},
     "session": {
-        *("augment", "data", "distributed", "errors", "evaluation", "figures", "models", "parts"),
-        *("phase", "sharding", "state", "step"),
+        *("augment", "config", "data", "distributed", "errors", "evaluation", "figures"),
+        *("models", "parts", "phase", "sharding", "state", "step"),
     },
     "profile": {"augment", "config", "data", "machine", "models", "phase", "session"},
     "memory_plan": {"errors", "models", "phase", "profile", "session", "sharding"},
