@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -17,6 +18,8 @@ from cxv_jax import report, train
 from cxv_jax.data import sources
 from cxv_jax.errors import InputError
 from cxv_jax.interrupt import Interrupted
+from cxv_jax.parts import make_optimizer
+from cxv_jax.phase import Phase
 from experiments.compare import forks, schedule
 from experiments.compare.carry_out import Launch, carry_out
 from experiments.configs import compare_handoff, comparison, digits
@@ -169,8 +172,6 @@ def test_what_arms_cannot_be_is_refused(change: dict[str, Any], words: str, tmp_
         with pytest.raises(InputError) as raised:
             carry_out(config, tmp_path / "work", launch_without_costs(), say=said.append)
         said = [str(raised.value)]
-    import re
-
     assert any(re.search(words, line) for line in said), said
 
 
@@ -188,6 +189,8 @@ def test_the_handoff_comparison_is_made_of_fair_arms(data: str) -> None:
         share = {"F": run.phase2.epochs}.get(arm, 0)  # Two gradients for every image.
         assert run.phase1.epochs + run.phase2.epochs + share == length
         assert (run.seed, run.batch_size) == (3, config.batch_size)
+        for phase in Phase:
+            make_optimizer(run, phase, 5)
     assert made["C"].phase2.options == made["C"].phase1.options
     assert "momentum" not in made["C"].phase2.options
 

@@ -15,8 +15,8 @@ PICTURE = "contrasts.png"
 WEIGHTS = {"last_test_top1": "last weights", "test_top1": "weights selected on validation"}
 NOTE = """
 Points of test top-1, the arm named first minus the other, paired by seed. *Over systems*: the
-random-effects mean (DerSimonian and Laird) with its 95 % interval, and the deviation between
-systems beyond chance. {equal:g} points or less count as equal: *no difference* where the whole
+random-effects mean (DerSimonian and Laird; 95 % interval by Knapp and Hartung), and the deviation
+between systems beyond chance. {equal:g} points or less are equal: *no difference* where the whole
 interval lies within, *open* where it reaches beyond and holds 0. Each system: 95 % t-interval over
 its seeds; * where p is below 0.05 after Holm's correction over systems. {primary} were named before
 the first run."""
@@ -29,7 +29,7 @@ def contrasts(config: ConfigDict, rows: Rows, field: str) -> Found:
     counts = [row["test_count"] for row in rows if row.get("test_count")]
     resolution = 100 / max(counts, default=1000)
     found: Found = {}
-    for name in sorted(config.contrasts, key=lambda name: name not in config.primary):
+    for name in [*config.primary, *(x for x in config.contrasts if x not in config.primary)]:
         if each := cells(rows, *config.contrasts[name], field, resolution):
             found[name] = overall(each), each
     return found
@@ -43,7 +43,7 @@ def sections(config: ConfigDict, rows: Rows) -> list[list[str]]:
     for field in fields:
         if found := contrasts(config, rows, field):
             primary = ", ".join(_label(config, name) for name in config.primary)
-            note = NOTE.format(equal=config.equivalence, primary=primary)
+            note = NOTE.format(equal=config.equivalence, primary=primary) if len(parts) == 1 else ""
             said = [
                 _sentence(config, name, *found[name]) for name in config.primary if name in found
             ]

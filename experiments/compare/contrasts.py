@@ -85,21 +85,29 @@ def overall(found: Sequence[Cell]) -> Overall:
     """The random-effects mean: systems are a sample of those that there could be.
 
     ``w = 1 / e^2``; ``Q = Σ w (d - Σ w d / Σ w)^2``; variance between systems
-    ``τ^2 = max(0, (Q - k + 1) / (Σ w - Σ w^2 / Σ w))``; the mean is weighted by
-    ``1 / (e^2 + τ^2)``, its interval normal.
+    ``τ^2 = max(0, (Q - k + 1) / (Σ w - Σ w^2 / Σ w))``; the mean ``m`` is weighted by
+    ``v = 1 / (e^2 + τ^2)``. Its interval is Student's with ``k - 1`` degrees of freedom and the
+    error ``sqrt(max(1, Σ v (d - m)^2 / (k - 1)) / Σ v)``: errors from few seeds are themselves
+    uncertain, and a normal interval would be too narrow. One system has its own interval.
 
-    Source: DerSimonian & Laird 1986, Controlled Clinical Trials 7.
+    Source: DerSimonian & Laird 1986, Controlled Clinical Trials 7; the interval: Knapp & Hartung
+    2003, Statistics in Medicine 22, never below the plain one (Röver et al. 2015, BMC Medical
+    Research Methodology 15).
     """
+    if len(found) == 1:
+        return Overall(found[0].mean, found[0].low, found[0].high, 0.0)
     values = np.array([each.mean for each in found])
     variances = np.array([each.error**2 for each in found])
     weights = 1 / variances
     fixed = np.average(values, weights=weights)
     excess = (weights * (values - fixed) ** 2).sum() - (len(found) - 1)
     scale = weights.sum() - (weights**2).sum() / weights.sum()
-    between = max(0.0, excess / scale) if len(found) > 1 else 0.0
+    between = max(0.0, excess / scale)
     weights = 1 / (variances + between)
     mean = float(np.average(values, weights=weights))
-    low, high = stats.norm.interval(LEVEL, loc=mean, scale=1 / math.sqrt(weights.sum()))
+    beyond = (weights * (values - mean) ** 2).sum() / (len(found) - 1)
+    error = math.sqrt(max(1.0, beyond) / weights.sum())
+    low, high = stats.t.interval(LEVEL, len(found) - 1, loc=mean, scale=error)
     return Overall(mean, float(low), float(high), math.sqrt(between))
 
 

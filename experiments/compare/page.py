@@ -19,6 +19,7 @@ MEASURED_NOTE = """
 Means and deviations over a system's runs; images/s of a run is the median over its epochs. Peak
 memory is that of the accelerator where it tells, else of the whole process. Other work on the
 machine changes all of these but the epochs."""
+MANY = 20  # Missing runs are counted, no longer named.
 PICTURES_NOTE = "CXV, published or as a pyramid, is orange."
 
 
@@ -136,8 +137,10 @@ def _shown(drawn: list[str]) -> list[str]:
 
 def _unfinished(rows: Rows) -> list[str]:
     """Runs that failed, with their errors, and runs that are still to be made."""
-    lines: list[str] = []
-    for row in (row for row in rows if row["status"] != "finished"):
+    missing = [row for row in rows if row["status"] == "missing"]
+    many = len(missing) > MANY
+    lines = [f"- {len(missing)} runs: not run yet"] if many else []
+    for row in (r for r in rows if r["status"] != "finished" and not (many and r in missing)):
         kind = f", arm {row['arm']}" if row["arm"] else "" if row["handoff"] else ", one optimizer"
         why = f"failed: {row['error']}" if row["error"] else "not run yet"
         lines.append(f"- {row['system']}, seed {row['seed']}{kind}: {why}")

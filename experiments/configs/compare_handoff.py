@@ -136,7 +136,8 @@ def arms(data: str, systems: list[str]) -> dict[str, Any]:
     seconds |= {"C0": seconds["C"] | bare, "E0": seconds["E"] | bare}
     alone: dict[str, dict[str, Any]] = {
         "B": whole,
-        "S": {**whole, "optimizer": "sgd", "options": {"momentum": 0.9}},
+        "S": {**whole, "optimizer": "sgd", "options": {"momentum": 0.9}}
+        | {"decay_kernels_only": False},  # SGD has no weight decay, in no arm.
         "M": {**whole, "optimizer": "muon"},
     }
     made: dict[str, Any] = {label: {"phase2": fields} for label, fields in seconds.items()}
