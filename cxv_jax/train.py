@@ -243,11 +243,11 @@ def hand_over(run: Run, report: Report) -> None:
     run.state = run.session.phases[Phase.TWO].hand_over(state)
     progress.phase, progress.phase_epoch, progress.patience = Phase.TWO, 0, 0
     step = int(run.state.step)
-    top1, epoch = max(best.top1, 0.0), best.epoch
     if run.config.handed == "last":
         top1, epoch = run.last.val_top1 if run.last else None, progress.epoch
-    elif run.config.selection == "last":
-        top1 = None
+    else:
+        known = run.config.selection != "last"
+        top1, epoch = max(best.top1, 0.0) if known else None, best.epoch
     report.hand_over(HandoffRecord(Phase.TWO, progress.epoch, step, top1, epoch))
 
 

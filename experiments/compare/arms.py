@@ -30,7 +30,8 @@ def contrasts(config: ConfigDict, rows: Rows, field: str) -> Found:
     resolution = 100 / max(counts, default=1000)
     found: Found = {}
     for name in [*config.primary, *(x for x in config.contrasts if x not in config.primary)]:
-        if each := cells(rows, *config.contrasts[name], field, resolution):
+        arm, other = config.contrasts[name]
+        if each := cells(rows, arm, other, field, resolution):
             found[name] = overall(each), each
     return found
 
