@@ -17,7 +17,7 @@ from cxv_jax.inference import Run
 from cxv_jax.version import __version__
 
 PLATFORMS = ("cpu", "cuda", "tpu")
-RESOLUTION_FREE = ("cltv", "cxv_base", "cxv_small", "cxv_nano")  # Any height and width.
+RESOLUTION_FREE: tuple[str, ...] = ()  # Any height and width: not yet.
 TOLERANCE = {"stablehlo": 1e-5, "onnx": 1e-4}  # Of a probability, against ``inference.predict``.
 Predict = Callable[[np.ndarray], np.ndarray]
 
@@ -80,7 +80,7 @@ def onnx(run: Run, folder: Path) -> list[Path]:
             f"ONNX needs jax2onnx and onnxruntime ({error}). jax2onnx asks for an older Orbax than "
             "ours: pip install onnx onnxruntime, then pip install --no-deps jax2onnx"
         ) from error
-    spec = jax.ShapeDtypeStruct(("batch", *run.image_shape), np.uint8)  # type: ignore[arg-type]
+    spec = jax.ShapeDtypeStruct(("batch", *run.image_shape), np.uint8)
     data = to_onnx(classify(run), [spec], model_name=run.config.model.name).SerializeToString()
     session = onnxruntime.InferenceSession(data)
     name = session.get_inputs()[0].name

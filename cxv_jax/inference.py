@@ -16,7 +16,7 @@ from ml_collections import ConfigDict
 from cxv_jax import models, sharding
 from cxv_jax.augment import normalise
 from cxv_jax.checkpoint import Checkpointer
-from cxv_jax.config import completed
+from cxv_jax.config import averages, completed
 from cxv_jax.data.images import decode, why
 from cxv_jax.data.loader import make_loader
 from cxv_jax.data.splits import Split
@@ -84,7 +84,8 @@ def load_run(workdir: Path | str) -> Run:
         config, dataset = ConfigDict(completed(meta.config)), meta.dataset
         try:
             model = models.create(num_classes=len(dataset.class_names), **config.model)
-            template = _weights(model, dataset.image_shape, ema=config.ema_decay > 0)
+            phase = meta.progress.phase if meta.progress else Phase.ONE
+            template = _weights(model, dataset.image_shape, ema=averages(config, phase))
         except (AttributeError, KeyError, TypeError) as error:
             raise InputError(f"{where} is damaged ({error}); restore it") from error
         variables = checkpointer.restore(number, template, whole=False).variables()
