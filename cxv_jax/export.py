@@ -8,6 +8,7 @@ from typing import Any
 
 import flax.traverse_util
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from cxv_jax import inference
@@ -93,7 +94,7 @@ FORMATS = {"stablehlo": stablehlo, "safetensors": safetensors, "onnx": onnx}
 
 def classify(run: Run) -> Callable[[Any], Any]:
     """``images -> probabilities`` with the weights inside."""
-    variables = jax.device_get(run.variables)
+    variables = jax.tree.map(jnp.asarray, jax.device_get(run.variables))  # Of one device.
     return partial(inference.probabilities, run.model, *run.scaling, variables)
 
 
