@@ -22,7 +22,7 @@ from cxv_jax.data.loader import make_loader
 from cxv_jax.data.splits import Split
 from cxv_jax.data.stored import Stored
 from cxv_jax.errors import InputError
-from cxv_jax.evaluation import Evaluation, evaluator
+from cxv_jax.evaluation import Evaluation, Evaluator
 from cxv_jax.jsonable import read
 from cxv_jax.phase import Phase
 from cxv_jax.records import Meta
@@ -110,7 +110,7 @@ def evaluate(run: Run, split: Split) -> Evaluation:
         batch_sharding=sharding.batch_sharding(mesh),
         train=False,
     )
-    return evaluator(run.model, run.scaling, mesh)(run.variables, loader)
+    return Evaluator(run.model, run.scaling, mesh)(run.variables, loader)
 
 
 def predict(

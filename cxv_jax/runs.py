@@ -13,6 +13,7 @@ import jax
 from ml_collections import ConfigDict
 
 from cxv_jax import distributed, machine, optimizer
+from cxv_jax.ahead import Ahead
 from cxv_jax.checkpoint import Checkpointer
 from cxv_jax.config import completed, differences, without_place
 from cxv_jax.data.stored import Stored, check
@@ -43,6 +44,7 @@ class Run:
       session: that trains it, within the memory that the config allows.
       folder: the run's.
       checkpointer: closed on leaving.
+      ahead: compiles what is called later; closed on leaving.
       faults: of checkpoints that are damaged and were set aside, a line each.
       begun_with: what a new run was begun with, a line or two; nothing for random numbers.
       state: the arrays.
@@ -60,7 +62,7 @@ class Run:
         start: Callable[[], WarmStart] = WarmStart,
     ):
         self.config, self.session, self.folder = config, session, folder
-        self.checkpointer = Checkpointer(folder / "checkpoints")
+        self.checkpointer, self.ahead = Checkpointer(folder / "checkpoints"), Ahead()
         self._lock, self._start = lock, start
         self.begun_with: tuple[str, ...] = ()
         self.last: EpochRecord | None = None
@@ -73,6 +75,7 @@ class Run:
         return self
 
     def __exit__(self, kind: type | None, error: BaseException | None, *_: Any) -> None:
+        self.ahead.close()
         try:
             self.checkpointer.close()  # Waits for the save in flight.
         except InputError as fault:

@@ -1,6 +1,7 @@
 """``report.md``, ``results.csv`` and the pictures: a function of the rows, and of nothing else."""
 
 from pathlib import Path
+from typing import Any
 
 from ml_collections import ConfigDict
 
@@ -73,9 +74,17 @@ def _own_ways(config: ConfigDict) -> list[str]:
     """What single systems do in their own way."""
     ways = []
     for system, own in config.training.to_dict().items():
-        fields = [(f"{phase}.{k}", x) for phase, of in own.items() for k, x in of.items()]
-        ways.append(f"{system} {', '.join(f'{name} {value:g}' for name, value in fields)}")
+        ways.append(f"{system} {', '.join(_fields(own))}")
     return [f"- Of a system's own: {'; '.join(ways)}."] if ways else []
+
+
+def _fields(tree: dict[str, Any], above: str = "") -> list[str]:
+    """``NAME.NAME VALUE`` for every leaf."""
+    lines = []
+    for name, value in tree.items():
+        deeper = isinstance(value, dict)
+        lines += _fields(value, f"{above}{name}.") if deeper else [f"{above}{name} {value}"]
+    return lines
 
 
 def _budget(config: ConfigDict) -> str:
