@@ -44,6 +44,7 @@ def base(model: str, source: str) -> ConfigDict:
             "splits": "random",  # Or "gem": subset and validation by the files' order.
             "split_index": 0,  # Which of the "gem" splits.
             "on_bad_image": "refuse",  # Or "skip".
+            "classes": (),  # Names of those to keep; none: all.
             "small_classes": "split",  # Or "train": nothing is held out of fewer than 5 images.
             "mean": (0.5, 0.5, 0.5),
             "std": (0.5, 0.5, 0.5),
@@ -52,6 +53,7 @@ def base(model: str, source: str) -> ConfigDict:
             "workers": 0,
         }
     )
+    config.init_from = ""  # A run's folder or a file of weights to begin with; see warm_start.py.
     config.batch_size = 64
     config.eval_batch_size = 256
     config.micro_batch = 0  # Images of one forward and backward pass; 0: the whole batch.
@@ -69,6 +71,7 @@ def base(model: str, source: str) -> ConfigDict:
     config.ema_decay = 0.0  # Of a moving average of the weights, which is then evaluated.
     config.redraw_every = 0  # Steps between new Performer projections.
     config.steps_per_call = 0  # Steps in one dispatch; 0: 1 on CPU, 16 elsewhere.
+    config.track = ""  # Or "wandb", "mlflow": figures go there too; needs that package.
     config.fsdp = 1  # Devices over which parameters and optimizer state are split.
     return config
 
@@ -86,6 +89,8 @@ def phase(optimizer: str, epochs: int, **options: float) -> ConfigDict:
             "warmup_epochs": 0,  # Linear, from near 0; at most half the phase.
             "epochs": epochs,  # At most; 0 leaves the phase out.
             "patience": 20,  # Epochs without improvement that end the phase.
+            "frozen": "",  # A pattern of the paths of parameters that stay: "stem|stage_0".
+            "rates": (),  # Patterns, and shares of the rate there: (("stage_1", 0.1), ...).
             "label_smoothing": 0.0,
             "clip_norm": 0.0,  # The gradient's global norm is cut to it; 0: not at all.
             "average_epochs": 0,  # Of them, the last: their weights' mean is evaluated; 0: no mean.
@@ -124,6 +129,9 @@ def check_config(config: ConfigDict) -> None:
     for field, choices in chosen.items():
         what = f"one of {', '.join(map(repr, choices))}"
         _require(config, field, lambda x, choices=choices: x in choices, what)
+    for field in ("phase1.rates", "phase2.rates"):
+        what = "pairs of a pattern and a share of the learning rate above 0: (('stage_1', 0.1),)"
+        _require(config, field, _are_rates, what)
     if config.batch_size % max(config.micro_batch, 1):
         raise InputError(
             f"config.micro_batch = {config.micro_batch} must divide config.batch_size = "
@@ -188,6 +196,14 @@ def differences(old: Any, new: Any, name: str = "") -> list[str]:
         nested = (differences(old.get(k), new.get(k), f"{name}.{k}".strip(".")) for k in keys)
         return [line for lines in nested for line in lines]
     return [] if old == new else [f"{name} was {old!r}, is {new!r}"]
+
+
+def _are_rates(value: Any) -> bool:
+    pairs = [pair for pair in value if isinstance(pair, tuple | list) and len(pair) == 2]
+    return len(pairs) == len(value) and all(
+        isinstance(pattern, str) and isinstance(share, int | float) and share > 0
+        for pattern, share in pairs
+    )
 
 
 def _require(config: ConfigDict, field: str, holds: Any, what: str) -> None:

@@ -17,7 +17,7 @@ from cxv_jax import models, sharding
 from cxv_jax.augment import normalise
 from cxv_jax.checkpoint import Checkpointer
 from cxv_jax.config import averages, completed
-from cxv_jax.data.images import decode, why
+from cxv_jax.data.images import Size, decode, why
 from cxv_jax.data.loader import make_loader
 from cxv_jax.data.splits import Split
 from cxv_jax.data.stored import Stored
@@ -150,16 +150,16 @@ def probabilities(
 
 
 def load_image(
-    path: Path | str, image_size: int, white: float = 0.0
-) -> UInt8[np.ndarray, "size size 3"]:
+    path: Path | str, image_size: Size, white: float = 0.0
+) -> UInt8[np.ndarray, "height width 3"]:
     """Read an image file of any size and mode, exactly as training reads image folders.
 
-    See :func:`cxv_jax.data.images.decode`: EXIF orientation, transparency on white, the shorter
-    side resized to ``image_size``, the centre cropped.
+    See :func:`cxv_jax.data.images.decode`: EXIF orientation, transparency on white, resized until
+    ``image_size`` is covered, the centre cropped.
 
     Args:
       path: of the file.
-      image_size: pixels a side of the result.
+      image_size: pixels a side of the result, or its height and width.
       white: ``run.meta.dataset.white``: what is white in images of more than 8 bits.
 
     Raises:

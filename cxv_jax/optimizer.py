@@ -249,16 +249,35 @@ def clipped(tx: optax.GradientTransformation, norm: float) -> optax.GradientTran
 
 
 def label_params(params: Any, labels: Sequence[tuple[str, str]]) -> Any:
-    """The tree of labels of ``params``; see :func:`phase`."""
+    """The tree of labels of ``params``; see :func:`phase`.
+
+    Raises:
+      InputError: for a pattern that is none or that no path has, and a path that no pattern fits.
+    """
+    names = [_name(path) for path, _ in jax.tree_util.tree_leaves_with_path(params)]
+    for pattern, label in labels:
+        try:
+            idle = bool(names) and not any(re.search(pattern, name) for name in names)
+        except re.error as error:
+            raise InputError(f"{pattern!r} is no pattern ({error}), expected one of re") from error
+        if idle:
+            raise InputError(
+                f"pattern {pattern!r} (for {label!r}) is in no parameter's path; they are, for "
+                f"example, {', '.join(names[:: len(names) // 4 + 1])}"
+            )
 
     def label_of(path: Any, _: Any) -> str:
-        name = jax.tree_util.keystr(path, simple=True, separator="/")
+        name = _name(path)
         for pattern, label in labels:
             if re.search(pattern, name):
                 return label
         raise InputError(f"no pattern of {[pattern for pattern, _ in labels]} matches {name!r}")
 
     return jax.tree_util.tree_map_with_path(label_of, params)
+
+
+def _name(path: Any) -> str:
+    return jax.tree_util.keystr(path, simple=True, separator="/")
 
 
 def hand_over(tx: optax.GradientTransformation, best_params: Any) -> optax.OptState:

@@ -1,6 +1,7 @@
 """The parts that a config names: data set, loaders, optimizers."""
 
 from collections.abc import Iterable
+from functools import partial
 from typing import Any
 
 import jax
@@ -26,7 +27,7 @@ def load_dataset(
     """The data set that ``config.data`` names, its splits kept or else fixed by ``config.seed``."""
     fields = (
         *("val_fraction", "val_per_class", "subset_per_class", "splits", "split_index"),
-        *("image_size", "data_dir", "on_bad_image", "small_classes"),
+        *("image_size", "data_dir", "on_bad_image", "small_classes", "classes"),
     )
     options = {name: config.data[name] for name in fields}
     return sources.load(config.data.source, seed=config.seed, keep=keep, wanted=wanted, **options)
@@ -37,7 +38,13 @@ def make_optimizer(
 ) -> optax.GradientTransformation:
     """The optimizer of a phase.
 
-    Parameters whose path matches ``config.phase2.keep`` stay on phase one's optimizer.
+    The first pattern that a parameter's path has decides: ``frozen`` ones stay as they are, without
+    a share in the gradient's norm (statistics of BatchNorm follow the images all the same); those
+    of ``config.phase2.keep`` stay on phase one's optimizer; those of ``rates`` get a share of the
+    learning rate.
+
+    Raises:
+      InputError: for unknown names or options; at ``init``, for a pattern that no path has.
     """
     fields = config[phase.key]
     total = fields.epochs * steps_per_epoch
@@ -54,13 +61,30 @@ def make_optimizer(
     check_phase(config, phase)
     transforms = {fields.optimizer: optimizer.by_name(fields.optimizer, rate, options)}
     labels = [(".*", fields.optimizer)]
+    for pattern, share in reversed(fields.rates):
+        label = f"{fields.optimizer} x {share:g}"
+        slower = partial(_times, share, rate)
+        transforms[label] = optimizer.by_name(fields.optimizer, slower, options)
+        labels.insert(0, (pattern, label))
     if phase is Phase.TWO and fields.keep:
         first, kept = config.phase1, f"phase1_{config.phase1.optimizer}"
         transforms[kept] = optimizer.by_name(
             first.optimizer, first.learning_rate, dict(first.options)
         )
         labels.insert(0, (fields.keep, kept))
-    return optimizer.clipped(optimizer.phase(transforms, labels), fields.clip_norm)
+    if not fields.frozen:
+        return optimizer.clipped(optimizer.phase(transforms, labels), fields.clip_norm)
+    transforms["frozen"] = optax.set_to_zero()  # No decay either.
+    labels.insert(0, (fields.frozen, "frozen"))
+    gradients = {"frozen": optax.set_to_zero(), "others": optax.identity()}
+    cut = optimizer.phase(gradients, [labels[0], (".*", "others")])
+    return optax.chain(
+        cut, optimizer.clipped(optimizer.phase(transforms, labels), fields.clip_norm)
+    )
+
+
+def _times(share: float, rate: optax.Schedule, step: Any) -> Any:
+    return share * rate(step)
 
 
 def check_phase(config: ConfigDict, phase: Phase) -> None:

@@ -1,5 +1,6 @@
 """A config, wired: mesh, data set, loaders, model, both phases, evaluation."""
 
+from collections.abc import Mapping
 from functools import cached_property, partial
 from typing import Any
 
@@ -195,9 +196,9 @@ class WiredPhase:
             )
         return templates[self._phase]
 
-    def begin(self) -> TrainState:
-        """The state of a run that begins with this phase."""
-        return jax.jit(self._create, out_shardings=self._places)()
+    def begin(self, start: Mapping[str, np.ndarray] | None = None) -> TrainState:
+        """The state of a run that begins with this phase; ``start``: see :func:`.state.create`."""
+        return jax.jit(self._create, out_shardings=self._places)(dict(start or {}))
 
     def hand_over(self, best: TrainState) -> TrainState:
         """The first state of this phase from the best state of the last one."""
@@ -221,7 +222,8 @@ class WiredPhase:
     def _places(self) -> TrainState:
         return jax.tree.map(lambda x: x.sharding, self.template)
 
-    def _create(self) -> TrainState:
+    def _create(self, start: Any = None) -> TrainState:
         session = self._session
         rng, shape = threefry.key(session.config.seed), session.dataset.image_shape
-        return train_states.create(session.model, self.tx, rng, shape, ema=self._ema)
+        create = partial(train_states.create, ema=self._ema, start=start)
+        return create(session.model, self.tx, rng, shape)

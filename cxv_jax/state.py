@@ -1,10 +1,12 @@
 """What training changes: one pytree, checkpointed as a whole."""
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 import flax.linen as nn
 import flax.struct
+import flax.traverse_util
 import jax
 import jax.numpy as jnp
 import optax
@@ -48,9 +50,15 @@ def create(
     image_shape: tuple[int, int, int],
     *,
     ema: bool = False,
+    start: Mapping[str, Any] | None = None,
 ) -> TrainState:
-    """Initial state of ``model`` for images of ``image_shape`` (height, width, channels)."""
+    """Initial state of ``model`` for images of ``image_shape`` (height, width, channels).
+
+    ``start``: arrays in place of the initial ones, by path (``params/head/bias``).
+    """
     variables = model.init(rng, jnp.zeros((1, *image_shape)), train=False)
+    initial = flax.traverse_util.flatten_dict(variables, sep="/")
+    variables = flax.traverse_util.unflatten_dict({**initial, **(start or {})}, sep="/")
     params, batch_stats = variables["params"], variables.get("batch_stats", {})
     return TrainState(
         step=jnp.zeros((), jnp.int32),

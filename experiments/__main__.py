@@ -19,6 +19,7 @@ COMMANDS = {
     "train": "train",
     "evaluate": "evaluate",
     "predict": "predict",
+    "explain": "explain",
     "inspect": "inspect_data",
     "plan": "plan",
     "compare": "compare.__main__",
