@@ -12,6 +12,7 @@ from ml_collections import ConfigDict
 from cxv_jax import augment, distributed, models, sharding, step
 from cxv_jax import state as train_states
 from cxv_jax.ahead import Ahead
+from cxv_jax.config import averages
 from cxv_jax.data.loader import Loader
 from cxv_jax.data.resident import ResidentLoader
 from cxv_jax.data.splits import Dataset
@@ -175,7 +176,11 @@ class WiredPhase:
             redraw_every=config.redraw_every,
             micro_batch=config.micro_batch,
             class_weights=session.class_weights,
+            average_from=max(0, fields.epochs - fields.average_epochs) * steps
+            if fields.average_epochs
+            else None,
         )
+        self._ema = averages(config, phase)
 
     @property
     def template(self) -> TrainState:
@@ -197,7 +202,8 @@ class WiredPhase:
 
     def hand_over(self, best: TrainState) -> TrainState:
         """The first state of this phase from the best state of the last one."""
-        make = partial(train_states.hand_over, tx=self.tx)
+        fresh = self._session.config.phase2.fresh_state
+        make = partial(train_states.hand_over, tx=self.tx, ema=self._ema, fresh=fresh)
         return jax.jit(make, out_shardings=self._places)(best)
 
     @cached_property
@@ -219,5 +225,4 @@ class WiredPhase:
     def _create(self, start: Any = None) -> TrainState:
         session = self._session
         rng, shape = threefry.key(session.config.seed), session.dataset.image_shape
-        ema = session.config.ema_decay > 0
-        return train_states.create(session.model, self.tx, rng, shape, ema=ema, start=start)
+        return train_states.create(session.model, self.tx, rng, shape, ema=self._ema, start=start)

@@ -260,13 +260,17 @@ def figures(run: Run, state: TrainState, split: str) -> Best | None:
 def hand_over(run: Run, report: Report) -> None:
     """Hand the best weights over to the second optimizer."""
     progress, best, state = run.progress, run.progress.best_so_far(), run.state
-    if progress.best:
+    if progress.best and run.config.handed == "best":
         state = dataclasses.replace(run.restore_best(Phase.ONE), step=state.step)
     run.state = run.session.phases[Phase.TWO].hand_over(state)
     progress.phase, progress.phase_epoch, progress.patience = Phase.TWO, 0, 0
     step = int(run.state.step)
-    top1 = None if run.config.selection == "last" else max(best.top1, 0.0)
-    report.hand_over(HandoffRecord(Phase.TWO, progress.epoch, step, top1, best.epoch))
+    if run.config.handed == "last":
+        top1, epoch = run.last.val_top1 if run.last else None, progress.epoch
+    else:
+        known = run.config.selection != "last"
+        top1, epoch = max(best.top1, 0.0) if known else None, best.epoch
+    report.hand_over(HandoffRecord(Phase.TWO, progress.epoch, step, top1, epoch))
 
 
 def final_test(run: Run, report: Report) -> Summary:
@@ -299,7 +303,9 @@ def final_test(run: Run, report: Report) -> Summary:
     if run.config.phase2.epochs and Phase.TWO.key not in phases:  # The best are still these.
         phases[Phase.TWO.key] = phases[Phase.ONE.key]
     per_class = test.class_records(run.session.dataset.class_names) if test else []
-    summary = run.summary(phases, test_count=test.count if test else 0, per_class=per_class)
+    last = run.session.evaluate(run.state.variables(), "test").top1
+    count = test.count if test else 0
+    summary = run.summary(phases, last_test_top1=last, test_count=count, per_class=per_class)
     run.checkpointer.close()
     report.finish(summary)
     multihost_utils.sync_global_devices("finished")  # Nobody leaves before the report is there.

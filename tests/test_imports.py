@@ -42,13 +42,14 @@ ALLOWED: dict[str, set[str]] = {
     "plots": {"files", "text"},
     "config": {"errors", "models", "phase"},
     "state": {"optimizer"},
-    "step": {"augment", "losses", "metrics", "state"},
+    "step": {"augment", "losses", "metrics", "optimizer", "state"},
     "evaluation": {
         *("augment", "data", "figures", "losses", "metrics", "records", "sharding", "step"),
     },
     "parts": {"attention", "data", "errors", "optimizer", "phase", "sharding"},
     "session": {
-        *("ahead", "augment", "data", "distributed", "errors", "evaluation", "figures", "kernels"),
+        *("ahead", "augment", "config", "data", "distributed", "errors", "evaluation", "figures"),
+        *("kernels",),
         *("models", "parts", "phase", "sharding", "state", "step"),
     },
     "profile": {"augment", "config", "data", "kernels", "machine", "models", "phase", "session"},
@@ -74,6 +75,7 @@ ALLOWED: dict[str, set[str]] = {
         *("session", "state", "text"),
     },
     "divergence": {"errors", "runs"},
+    "export": {"errors", "files", "inference", "version"},
     "train": {
         *("config", "distributed", "divergence", "errors", "files", "final_table"),
         *("interrupt", "lock", "memory_plan", "metrics", "phase", "records", "report"),
