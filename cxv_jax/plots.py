@@ -160,13 +160,13 @@ def explanations(
     down, wide = -(-len(images) // across), 1 + len(overlays)
     height, width = images.shape[1:3]
     cell = 1.6
-    figure = new_figure(cell * wide * across, (cell * height / width + 0.55) * down)
+    figure = new_figure(cell * wide * across, (cell * height / width + 0.5) * down)
     groups = figure.subfigures(down, across, squeeze=False, wspace=0.06).ravel()
     for group, image, title, number in zip(
         groups, images, titles, range(len(images)), strict=False
     ):
         axes = group.subplots(1, wide, squeeze=False)[0]
-        lines = "\n".join(map(_shortened, title))
+        lines = "\n".join(_shortened(line, LONGEST_NAME * wide) for line in title)
         group.suptitle(lines, fontsize=8, x=0.02, ha="left", parse_math=False)
         for ax, (name, maps) in zip(axes, {"": None, **overlays}.items(), strict=True):
             ax.imshow(image, interpolation="nearest", extent=(0, width, height, 0))

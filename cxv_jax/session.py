@@ -225,5 +225,4 @@ class WiredPhase:
     def _create(self, start: Any = None) -> TrainState:
         session = self._session
         rng, shape = threefry.key(session.config.seed), session.dataset.image_shape
-        create = partial(train_states.create, ema=self._ema, start=start)
-        return create(session.model, self.tx, rng, shape)
+        return train_states.create(session.model, self.tx, rng, shape, ema=self._ema, start=start)

@@ -63,7 +63,6 @@ ALLOWED: dict[str, set[str]] = {
         *("augment", "checkpoint", "config", "data", "errors", "evaluation", "jsonable"),
         *("models", "phase", "records", "run_files", "sharding", "state"),
     },
-    "export": {"errors", "files", "inference", "version"},
     "explain": {"augment", "data", "errors", "inference"},
     "warm_start": {"errors", "inference", "models", "phase", "session", "torch_import"},
     "runs": {
@@ -76,6 +75,7 @@ ALLOWED: dict[str, set[str]] = {
         *("session", "state", "text"),
     },
     "divergence": {"errors", "runs"},
+    "export": {"errors", "files", "inference", "version"},
     "train": {
         *("config", "distributed", "divergence", "errors", "files", "final_table"),
         *("interrupt", "lock", "memory_plan", "metrics", "phase", "records", "report"),
