@@ -5,6 +5,7 @@ An import of JAX takes longer than such a training; a fork of this process has i
 """
 
 import errno
+import importlib
 import json
 import os
 import resource
@@ -141,6 +142,8 @@ def train_here(request: dict[str, Any]) -> None:
 def serve() -> None:
     """Answer requests: ``{"start": {...}}``, ``{"wait": pid}``, ``{"resume": pid}``."""
     warnings.simplefilter("ignore")
+    for slow in ("sklearn.datasets", "matplotlib.figure", "matplotlib.backends.backend_agg"):
+        importlib.import_module(slow)  # Else every training would.
     for line in sys.stdin:
         request = json.loads(line)
         answer: dict[str, Any] = {}
