@@ -19,9 +19,10 @@ from tests.faults.harness import Victims, differing, leftovers, outcome
 from tests.faults.victim import INSTANTS, NO_MORE_FILES, SIGNALS
 
 FAULTS_OF_A_RUN = 8
-KINDS = ("operation", "instant", "moment", "signal", "disk")
+KILLS = ("operation", "instant", "moment")
+KINDS = (*KILLS, "operation", "instant", "signal", "moment", "disk")
 ENDS = {  # How a training may end, by what it meets; 0: it had finished before.
-    **dict.fromkeys(KINDS[:3], (-9, 0)),
+    **dict.fromkeys(KILLS, (-9, 0)),
     **{"signal": (143, 130, -1, 0), "disk": (2, 0)},
 }
 
