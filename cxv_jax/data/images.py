@@ -3,8 +3,9 @@
 import io
 import math
 import stat
+import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,10 @@ from PIL import Image
 from cxv_jax.data.levels import Extent, find_white, to_uint8
 from cxv_jax.errors import InputError, reason
 
-MAX_PIXELS = 2**26  # Of one image, once a JPEG is reduced; a few bytes can claim any number.
+MAX_PIXELS = 61_000_000  # Of one image, once a JPEG is reduced; a few bytes can claim any number.
+LARGE = 2**24  # Pixels; images of more are read one at a time, whatever the number of threads.
+MAX_SCANS = 100  # Of a progressive JPEG: each takes the time of a whole image.
+STRIP = 256  # Rows.
 # What phones write.
 HEIC = "Pillow does not read HEIC, convert it to JPEG or PNG, or add pillow-heif"
 
@@ -115,19 +119,35 @@ def why(file: Path | bytes, error: Exception) -> str:
     return reason(error)
 
 
+_ONE = threading.Lock()
+
+
 @contextmanager
 def opened(file: Path | bytes, image_size: Size) -> Iterator[Image.Image]:
     """An image with its pixels loaded, at a reduced scale where the format has one."""
     if isinstance(file, Path) and not stat.S_ISREG(file.stat().st_mode):
         raise InputError("no regular file, but a folder, a pipe or a device")
     with Image.open(io.BytesIO(file) if isinstance(file, bytes) else file, "r", READERS) as image:
+        whole, progressive = image.size, "progressive" in image.info
         width, height = _sides(image_size)
         image.draft("RGB", (2 * width, 2 * height))
-        if math.prod(image.size) > MAX_PIXELS:
-            size = f"{image.width} x {image.height} pixels"
-            raise InputError(f"{size}, at most {MAX_PIXELS:,} are read")
-        image.load()
-        yield image
+        # What is left of a reduced JPEG is read whole, if progressive into memory.
+        pixels = max(math.prod(image.size), math.prod(whole) // (2 if progressive else 4))
+        if pixels > MAX_PIXELS:
+            raise InputError(
+                f"{whole[0]} x {whole[1]} pixels, at most {MAX_PIXELS:,} are read, "
+                "of a JPEG four times, of a progressive one twice as many"
+            )
+        if progressive and _scans(file) > MAX_SCANS:
+            raise InputError(f"a JPEG of more than {MAX_SCANS} scans")
+        with _ONE if pixels > LARGE else nullcontext():
+            image.load()
+            yield image
+
+
+def _scans(file: Path | bytes) -> int:
+    """How many a JPEG has, those of its thumbnails too."""
+    return (file if isinstance(file, bytes) else file.read_bytes()).count(b"\xff\xda")
 
 
 def upright(image: Image.Image, image_size: Size, white: float = 0.0) -> np.ndarray:
@@ -138,10 +158,21 @@ def upright(image: Image.Image, image_size: Size, white: float = 0.0) -> np.ndar
         white = find_white("pixels", [Extent.of(pixels)], white)
         image = Image.fromarray(to_uint8(pixels, white))
     if image.has_transparency_data:
-        backing = Image.new("RGBA", image.size, "white")
-        image = Image.alpha_composite(backing, image.convert("RGBA"))
-    image = image.convert("RGB")
+        image = _on_white(image)
+    elif image.mode != "RGB":
+        image = image.convert("RGB")
     return np.asarray(fit(image if turn is None else image.transpose(turn), image_size))
+
+
+def _on_white(image: Image.Image) -> Image.Image:
+    """Transparency laid on white, in strips: a large image needs no copies but the result."""
+    result = Image.new("RGB", image.size)
+    for top in range(0, image.height, STRIP):
+        box = (0, top, image.width, min(top + STRIP, image.height))
+        strip = image.crop(box).convert("RGBA")
+        backing = Image.new("RGBA", strip.size, "white")
+        result.paste(Image.alpha_composite(backing, strip).convert("RGB"), box)
+    return result
 
 
 def _turn(image: Image.Image) -> Image.Transpose | None:
