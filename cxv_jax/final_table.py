@@ -35,7 +35,10 @@ def final_table(summary: Summary) -> list[str]:
     )
     if summary.selection == "test":
         lines.append("selected on the test split, as in the paper: test figures are not held out")
-    lines.append(f"details in {summary.workdir}: summary.json, curves.png, metrics.jsonl")
+    lines.append(
+        f"details in {summary.workdir}: summary.json, curves.png, metrics.jsonl; "
+        f"tensorboard --logdir {summary.workdir}/tensorboard"
+    )
     return [*lines, test_line(summary)]
 
 

@@ -16,8 +16,8 @@ from ml_collections import ConfigDict
 from cxv_jax import models, sharding
 from cxv_jax.augment import normalise
 from cxv_jax.checkpoint import Checkpointer
-from cxv_jax.config import completed
-from cxv_jax.data.images import decode, why
+from cxv_jax.config import averages, completed
+from cxv_jax.data.images import Size, decode, why
 from cxv_jax.data.loader import make_loader
 from cxv_jax.data.splits import Split
 from cxv_jax.data.stored import Stored
@@ -84,7 +84,8 @@ def load_run(workdir: Path | str) -> Run:
         config, dataset = ConfigDict(completed(meta.config)), meta.dataset
         try:
             model = models.create(num_classes=len(dataset.class_names), **config.model)
-            template = _weights(model, dataset.image_shape, ema=config.ema_decay > 0)
+            phase = meta.progress.phase if meta.progress else Phase.ONE
+            template = _weights(model, dataset.image_shape, ema=averages(config, phase))
         except (AttributeError, KeyError, TypeError) as error:
             raise InputError(f"{where} is damaged ({error}); restore it") from error
         variables = checkpointer.restore(number, template, whole=False).variables()
@@ -131,22 +132,34 @@ def predict(
     rows = [np.zeros((0, len(run.class_names)), np.float32)]
     for chunk, count in _padded(images, run.config.eval_batch_size):
         chunk_on_devices = jax.device_put(chunk, places)
-        probabilities = _probabilities(run.model, *run.scaling, run.variables, chunk_on_devices)
-        rows.append(np.asarray(probabilities)[:count])
+        found = _probabilities(run.model, *run.scaling, run.variables, chunk_on_devices)
+        rows.append(np.asarray(found)[:count])
     return np.concatenate(rows)
 
 
+def probabilities(
+    model: nn.Module,
+    mean: tuple[float, ...],
+    std: tuple[float, ...],
+    variables: Any,
+    images: UInt8[Array, "batch height width 3"],
+) -> Float[Array, "batch classes"]:
+    """What :func:`predict` computes of a batch: ``softmax(model((images / 255 - mean) / std))``."""
+    logits: Any = model.apply(variables, normalise(images, mean, std), train=False)
+    return jax.nn.softmax(logits)
+
+
 def load_image(
-    path: Path | str, image_size: int, white: float = 0.0
-) -> UInt8[np.ndarray, "size size 3"]:
+    path: Path | str, image_size: Size, white: float = 0.0
+) -> UInt8[np.ndarray, "height width 3"]:
     """Read an image file of any size and mode, exactly as training reads image folders.
 
-    See :func:`cxv_jax.data.images.decode`: EXIF orientation, transparency on white, the shorter
-    side resized to ``image_size``, the centre cropped.
+    See :func:`cxv_jax.data.images.decode`: EXIF orientation, transparency on white, resized until
+    ``image_size`` is covered, the centre cropped.
 
     Args:
       path: of the file.
-      image_size: pixels a side of the result.
+      image_size: pixels a side of the result, or its height and width.
       white: ``run.meta.dataset.white``: what is white in images of more than 8 bits.
 
     Raises:
@@ -176,16 +189,7 @@ def _weights(model: nn.Module, image_shape: tuple[int, int, int], *, ema: bool) 
     return TrainState(step=None, **here, constants=constants, opt_state=(), ema=average)
 
 
-@partial(jax.jit, static_argnums=(0, 1, 2))
-def _probabilities(
-    model: nn.Module,
-    mean: tuple[float, ...],
-    std: tuple[float, ...],
-    variables: Any,
-    images: UInt8[Array, "batch height width 3"],
-) -> Float[Array, "batch classes"]:
-    logits: Any = model.apply(variables, normalise(images, mean, std), train=False)
-    return jax.nn.softmax(logits)
+_probabilities = jax.jit(probabilities, static_argnums=(0, 1, 2))
 
 
 def _padded(images: np.ndarray, most: int) -> Iterator[tuple[np.ndarray, int]]:

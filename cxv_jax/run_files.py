@@ -20,6 +20,7 @@ CUTTING = (
     "splits",
     "split_index",
     "small_classes",
+    "classes",
 )
 
 

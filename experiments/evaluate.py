@@ -73,7 +73,7 @@ def open_dataset(run: "Run", source: str, data_dir: str, split: str) -> "Dataset
             on_bad_image=config.data.on_bad_image,
             white=run.meta.dataset.white,
         )
-    elif source in ("", own) or source.startswith(("folder:", "npz:")):
+    elif source in ("", own) or source.partition(":")[0] in sources.OUTSIDE:
         digest = run.meta.dataset.digest
         if run.splits is not None and digest not in ("", run.splits.digest):
             raise InputError("data.json has other splits than the run's checkpoint; put it back")

@@ -1,12 +1,13 @@
 """Train a classifier in two phases; run the same command again to resume.
 
 python -m experiments.train --data=PICTURES
+python -m experiments.train --data=PICTURES --minutes=30
 python -m experiments.train --config=experiments/configs/digits.py:cpv
 python -m experiments.train --config=experiments/configs/cifar10.py:cnv --config.batch_size=128
 python -m experiments.train --from=runs/mine/summary.json --workdir=runs/again
 
-With --data (a folder CLASS/*.jpg or train/CLASS/*.jpg, or an npz file) everything is chosen from
-the pictures, told in five lines, and stored with the run; --model, --recipe and
+With --data (a folder CLASS/*.jpg or train/CLASS/*.jpg, a csv or an npz file) everything is chosen
+from the pictures, told in five lines, and stored with the run; --model, --recipe and
 --config.FIELD=VALUE set it otherwise.
 
 As one of two processes (those of Slurm's srun, Open MPI and a Cloud TPU find each other):
@@ -29,6 +30,9 @@ DATA = flags.DEFINE_string("data", "", "Your pictures, in place of --config.")
 MODEL = flags.DEFINE_string("model", "", "With --data: the model (default: by their number).")
 RECIPE = flags.DEFINE_string("recipe", "", "With --data: small, strong or paper (likewise).")
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run (default: runs/CONFIG-VARIANT).")
+MINUTES = flags.DEFINE_float(
+    "minutes", 0.0, "As many epochs as end within so many minutes, by the measured rate."
+)
 FORK = flags.DEFINE_bool("fork", False, "Go on in --workdir although the config has changed.")
 QUIET = flags.DEFINE_bool("quiet", None, "No progress bar (default: where stdout is no terminal).")
 COORDINATOR = flags.DEFINE_string("coordinator", None, "HOST:PORT of process 0, of several.")
@@ -51,7 +55,7 @@ def main(argv: list[str]) -> int:
         command.fail("--data is in place of --config; --model and --recipe are for --data alone")
     import jax  # Late: --help must not wait for it.
 
-    from cxv_jax import distributed, machine
+    from cxv_jax import distributed, machine, minutes
     from cxv_jax.interrupt import Interrupted
     from cxv_jax.train import train_and_evaluate
     from experiments.configs import from_json
@@ -61,10 +65,12 @@ def main(argv: list[str]) -> int:
         look = own_pictures.look(DATA.value, RECIPE.value)
         command.say("\n".join(own_pictures.told(look, CONFIG.value)))
     config = CONFIG.value if FROM.value is None else from_json.get_config(FROM.value)
-    workdir = WORKDIR.value or default_workdir()
+    workdir, launched = WORKDIR.value or default_workdir(), machine.launched()
+    if MINUTES.present:
+        config = minutes.within(config, Path(workdir), MINUTES.value, launched, command.say)
     train = partial(train_and_evaluate, quiet=QUIET.value, fork=FORK.value, say=command.say)
     try:
-        train(config, workdir, launched=machine.launched())
+        train(config, workdir, launched=launched)
     except Interrupted as stopped:
         command.say(f"\ninterrupted: {stopped}", error=True)
         return 128 + stopped.signal

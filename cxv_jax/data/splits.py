@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int
 
-from cxv_jax.errors import InputError
+from cxv_jax.errors import InputError, nearest
 
 TEST_FRACTION = 0.2  # Of a source that comes without a test split.
 TOO_SMALL = 5  # A fifth of fewer images of a class is less than one.
@@ -139,6 +139,31 @@ def in_order(
         members = np.flatnonzero(labels == label)
         chosen[members[start[label] : start[label] + number]] = True
     return np.flatnonzero(~chosen), np.flatnonzero(chosen)
+
+
+def only(
+    name: str, class_names: Sequence[str], splits: Mapping[str, Split], classes: Sequence[str]
+) -> dict[str, Split]:
+    """The examples of ``classes``, labelled by their place there; a split without any is left out.
+
+    Raises:
+      InputError: an unknown class, the same one twice, or fewer than two.
+    """
+    if unknown := [c for c in classes if c not in class_names]:
+        near = nearest(str(unknown[0]), class_names)
+        raise InputError(f"data.classes: {name} has no class {unknown[0]!r}{near}")
+    if len(set(classes)) < max(2, len(classes)):
+        raise InputError(f"data.classes: expected two or more different ones, got {classes}")
+    places = np.full(len(class_names), -1, np.int32)
+    places[[list(class_names).index(c) for c in classes]] = np.arange(len(classes))
+    kept = {
+        key: split.take(np.flatnonzero(places[split.labels] >= 0)) for key, split in splits.items()
+    }
+    return {
+        key: dataclasses.replace(split, labels=places[split.labels])
+        for key, split in kept.items()
+        if len(split)
+    }
 
 
 def class_counts(labels: Int[np.ndarray, " example"], num_classes: int) -> dict[int, int]:
