@@ -51,6 +51,11 @@ class Evaluation:
         """Recall, precision and F1 of each class."""
         return ClassFigures.of(self.confusion)
 
+    def records(self, names: Sequence[str]) -> dict[str, Any]:
+        """What a summary has of test besides means."""
+        rows = self.class_records(names)
+        return dict(test_count=self.count, per_class=rows, confusion=self.confusion.tolist())
+
     def class_records(self, names: Sequence[str]) -> list[ClassRecord]:
         """A record of every class, by their names in the order of the logits."""
         found = self.by_class

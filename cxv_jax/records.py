@@ -227,6 +227,7 @@ class Summary(Record):
       phases: by the phase's key.
       test_count: images of test; 0 where an older version did not tell.
       per_class: every class on test, by the last phase's best weights.
+      confusion: these weights' test images by (true class, predicted class).
       parameters: trainable ones.
       images_per_second: the median over the epochs.
       seconds: of the whole run.
@@ -264,4 +265,5 @@ class Summary(Record):
     versions: dict[str, str] = dataclasses.field(default_factory=dict)
     test_count: int = 0
     per_class: list[ClassRecord] = dataclasses.field(default_factory=list)
+    confusion: list[list[int]] = dataclasses.field(default_factory=list)
     revision: str = ""

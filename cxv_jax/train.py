@@ -276,8 +276,8 @@ def final_test(run: Run, report: Report) -> Summary:
         )
     if run.config.phase2.epochs and Phase.TWO.key not in phases:  # The best are still these.
         phases[Phase.TWO.key] = phases[Phase.ONE.key]
-    per_class = test.class_records(run.session.dataset.class_names) if test else []
-    summary = run.summary(phases, test_count=test.count if test else 0, per_class=per_class)
+    tested = test.records(run.session.dataset.class_names) if test else {}
+    summary = run.summary(phases, **tested)
     run.checkpointer.close()
     report.finish(summary)
     multihost_utils.sync_global_devices("finished")  # Nobody leaves before the report is there.
