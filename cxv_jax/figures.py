@@ -34,12 +34,29 @@ class ClassFigures(NamedTuple):
     @property
     def balanced_accuracy(self) -> float:
         """The mean recall; NaN without any image."""
-        return _mean(self.recall)
+        return mean_known(self.recall)
 
     @property
     def macro_f1(self) -> float:
         """The mean F1; NaN without any image."""
-        return _mean(self.f1)
+        return mean_known(self.f1)
+
+
+def auroc(
+    scores: Float[np.ndarray, "image classes"], labels: Int[np.ndarray, " image"]
+) -> Float[np.ndarray, " classes"]:
+    """The area under each class's curve against the rest: of 1 the class is told apart, of ½ not.
+
+    The share of pairs of an image of the class and another one in which the first has the higher
+    score, ties counting half: ``(Σ_{y=c} rank - n_c (n_c + 1) / 2) / (n_c (n - n_c))``. NaN where
+    the class has no image, or all.
+    """
+    from scipy.stats import rankdata
+
+    ranks = rankdata(scores, axis=0) if len(labels) else np.zeros_like(scores)
+    own = labels[:, None] == np.arange(scores.shape[1])
+    n = own.sum(0)
+    return _ratio((ranks * own).sum(0) - n * (n + 1) / 2, n * (len(labels) - n))
 
 
 def balanced_weights(counts: Int[np.ndarray, " classes"]) -> tuple[float, ...]:
@@ -136,6 +153,7 @@ def _ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
     return np.where(whole > 0, part / np.maximum(whole, 1), np.nan)
 
 
-def _mean(values: np.ndarray) -> float:
+def mean_known(values: Float[np.ndarray, " classes"]) -> float:
+    """The mean of those that are defined; NaN where none is."""
     known = values[~np.isnan(values)]
     return float(known.mean()) if len(known) else math.nan
