@@ -12,7 +12,7 @@ from cxv_jax import plots
 from cxv_jax.figures import ClassFigures, between, bootstrap, interval
 from cxv_jax.tables import markdown
 from cxv_jax.text import percent, printable
-from experiments.compare.rows import Mean, Rows, main_kind, mean_of, ranked
+from experiments.compare.rows import BY_CLASS, Mean, Rows, main_kind, mean_of, ranked
 
 MOST_CLASSES = 20  # Of more there is a picture of the matrix, and no tables.
 NOTE = """
@@ -32,16 +32,14 @@ class Pooled(NamedTuple):
       classes: their names.
       confusion: images by (true class, predicted class), of all its finished folds.
       folds: how many those are.
-      balanced_accuracy: over these folds.
-      macro_f1: likewise.
+      of_folds: balanced accuracy, macro-F1 and AUROC, each the mean over these folds.
     """
 
     name: str
     classes: list[str]
     confusion: Int[np.ndarray, "classes classes"]
     folds: int
-    balanced_accuracy: Mean | None
-    macro_f1: Mean | None
+    of_folds: list[Mean | None]
 
     @property
     def images(self) -> int:
@@ -59,7 +57,7 @@ class Pooled(NamedTuple):
         confusion = np.zeros_like(self.confusion)
         confusion[:, counts.argmax()] = counts
         name = f"always {self.classes[counts.argmax()]}"
-        return self._replace(name=name, confusion=confusion, balanced_accuracy=None, macro_f1=None)
+        return self._replace(name=name, confusion=confusion, of_folds=[None, None, None])
 
 
 def pooled(rows: Rows) -> list[Pooled]:
@@ -69,11 +67,9 @@ def pooled(rows: Rows) -> list[Pooled]:
         mine = [r for r in rows if r["system"] == system and r["handoff"] == main_kind(rows)]
         mine = [row for row in mine if row["status"] == "finished" and row["confusion"]]
         if mine:
-            means = (
-                mean_of(r[f] for r in mine) for f in ("test_balanced_accuracy", "test_macro_f1")
-            )
+            means = [mean_of(row[field] for row in mine) for field in BY_CLASS]
             confusion = np.sum([row["confusion"] for row in mine], axis=0)
-            found.append(Pooled(system, mine[0]["classes"], confusion, len(mine), *means))
+            found.append(Pooled(system, mine[0]["classes"], confusion, len(mine), means))
     return found
 
 
@@ -82,7 +78,7 @@ def section(config: ConfigDict, rows: Rows, folder: Path) -> list[str]:
     if config.data.splits != "folds" or not (systems := pooled(rows)):
         return []
     head = ["", "images", "accuracy", "balanced accuracy", "macro-F1"]
-    head += ["balanced accuracy, mean of folds", "macro-F1, mean of folds"]
+    head += [f"{name}, mean of folds" for name in ("balanced accuracy", "macro-F1", "AUROC")]
     lines = [f"## {config.data.folds}-fold cross-validation\n"]
     lines += markdown(head, [_row(each) for each in (*systems, systems[0].guess())])
     lines.append(NOTE)
@@ -111,7 +107,7 @@ def _row(each: Pooled) -> list[str]:
         if mean is None
         else f"{100 * mean.mean:.1f}"
         + ("" if mean.deviation is None else f" ± {100 * mean.deviation:.1f}")
-        for mean in (each.balanced_accuracy, each.macro_f1)
+        for mean in each.of_folds
     ]
     return [_cell(each.name), f"{each.images:,}", accuracy, *_means(each).values(), *folds]
 
