@@ -13,10 +13,12 @@ from cxv_jax.phase import Phase
 AT_LEAST_ONE = ("batch_size", "eval_batch_size", "fsdp", "phase1.patience", "phase2.patience")
 AT_LEAST_ZERO = (
     *("phase1.epochs", "phase2.epochs", "steps_per_call", "redraw_every"),
+    *("phase1.average_epochs", "phase2.average_epochs"),
     *("micro_batch", "memory_gb", "data.split_index", "phase1.clip_norm", "phase2.clip_norm"),
 )
 POSITIVE = ("phase1.learning_rate", "phase2.learning_rate")
 SELECTIONS = ("val", "test", "last")
+HANDED = ("best", "last")
 CLASS_WEIGHTS = ("none", "balanced")
 SELECT_BY = ("top1", "balanced_accuracy", "macro_f1")
 FEW_STEPS = 20  # With fewer an optimizer has not got anywhere.
@@ -59,6 +61,8 @@ def base(model: str, source: str) -> ConfigDict:
     config.phase1 = phase("adamw", 100, weight_decay=0.01)
     config.phase2 = phase("sgd", 100, momentum=0.9)
     config.phase2.keep = ""  # Parameters (a pattern) that stay on phase one's optimizer.
+    config.phase2.fresh_state = True  # False: phase one's optimizer goes on with its state.
+    config.handed = "best"  # The weights that phase two begins with; or "last", phase one's last.
     # "test" reproduces the paper's protocol; reports say so. "last" takes the last weights: every
     # phase runs to its end, and nothing is evaluated before.
     config.selection = "val"
@@ -86,6 +90,7 @@ def phase(optimizer: str, epochs: int, **options: float) -> ConfigDict:
             "patience": 20,  # Epochs without improvement that end the phase.
             "label_smoothing": 0.0,
             "clip_norm": 0.0,  # The gradient's global norm is cut to it; 0: not at all.
+            "average_epochs": 0,  # Of them, the last: their weights' mean is evaluated; 0: no mean.
             "light_share": 0.0,  # Of its steps, the last: without policy, erasing and mixing.
             "augment": {  # See cxv_jax.augment.make.
                 "flip": False,
@@ -117,7 +122,8 @@ def check_config(config: ConfigDict) -> None:
         _require(config, field, lambda x: 0 <= x < 1, "in [0, 1)")
     _require(config, "data.std", lambda x: min(x) > 0, "above 0 in every channel")
     _require(config, "selection", lambda x: x in SELECTIONS, "'val', 'test' or 'last'")
-    for field, choices in (("class_weights", CLASS_WEIGHTS), ("select_by", SELECT_BY)):
+    chosen = {"class_weights": CLASS_WEIGHTS, "select_by": SELECT_BY, "handed": HANDED}
+    for field, choices in chosen.items():
         what = f"one of {', '.join(map(repr, choices))}"
         _require(config, field, lambda x, choices=choices: x in choices, what)
     if config.batch_size % max(config.micro_batch, 1):
@@ -125,8 +131,17 @@ def check_config(config: ConfigDict) -> None:
             f"config.micro_batch = {config.micro_batch} must divide config.batch_size = "
             f"{config.batch_size}, or be 0 for the whole batch"
         )
+    if config.ema_decay and (config.phase1.average_epochs or config.phase2.average_epochs):
+        raise InputError("set config.ema_decay or average_epochs of a phase, not both")
     if config.phase1.epochs + config.phase2.epochs == 0:
         raise InputError("config.phase1.epochs and config.phase2.epochs are both 0: nothing to do")
+
+
+def averages(config: ConfigDict, phase: Phase) -> bool:
+    """Whether the evaluated weights are others than those that a phase trains."""
+    fields = config[phase.key]
+    free = fields.optimizer.startswith("schedule_free")
+    return bool(config.ema_decay or fields.average_epochs or free)
 
 
 def completed(stored: Mapping[str, Any]) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -78,9 +78,7 @@ class Evaluation:
         return [ClassRecord(*own, *map(known, of)) for own, of in zip(counts, shares, strict=True)]
 
 
-def evaluator(
-    model: nn.Module, scaling: Scaling, mesh: Mesh, *, flip: bool = False
-) -> Callable[[Any, Loader], Evaluation]:
+class Evaluator:
     """``(variables, loader) -> Evaluation`` over the loader's whole split.
 
     Sums over images, divided once: the same for any batch size and number of devices, up to
@@ -88,18 +86,22 @@ def evaluator(
     mean of its own and those of its mirror image.
     """
 
-    @partial(jax.jit, static_argnums=0, out_shardings=sharding.replicated(mesh))
-    def results_of(fetch: step.Fetch, variables: Any, data: Any, feed: Any) -> Results:
-        def one(carry: None, variables: Any, batch: step.Batch) -> tuple[None, Results]:
-            logits = logits_of(model, scaling, variables, batch["image"], flip)
-            images = {"logits": logits, "label": batch["label"], "mask": batch["mask"]}
-            return carry, {"sums": batch_sums(logits, batch), "images": images}
+    def __init__(self, model: nn.Module, scaling: Scaling, mesh: Mesh, *, flip: bool = False):
+        @partial(jax.jit, static_argnums=0, out_shardings=sharding.replicated(mesh))
+        def results_of(fetch: step.Fetch, variables: Any, data: Any, feed: Any) -> Results:
+            def one(carry: None, variables: Any, batch: step.Batch) -> tuple[None, Results]:
+                logits = logits_of(model, scaling, variables, batch["image"], flip)
+                images = {"logits": logits, "label": batch["label"], "mask": batch["mask"]}
+                return carry, {"sums": batch_sums(logits, batch), "images": images}
 
-        return step.many(one, fetch, _joined)(None, variables, data, feed)[1]
+            return step.many(one, fetch, _joined)(None, variables, data, feed)[1]
 
-    def evaluate(variables: Any, loader: Loader) -> Evaluation:
+        self._results_of = results_of
+
+    def __call__(self, variables: Any, loader: Loader) -> Evaluation:
+        """Evaluate."""
         feeds = loader.epoch(0)
-        calls = [results_of(loader.fetch, variables, loader.data, feed) for _, feed in feeds]
+        calls = [self._results_of(loader.fetch, variables, loader.data, feed) for _, feed in feeds]
         results = jax.device_get(calls)
         sums, images = ([result[part] for result in results] for part in ("sums", "images"))
         confusion = np.stack([each["confusion"] for each in sums]).sum(0, dtype=np.int64)
@@ -114,7 +116,10 @@ def evaluator(
             logits=logits,
         )
 
-    return evaluate
+    def lower(self, variables: Any, loader: Loader) -> Any:
+        """The step, ready to compile; ``variables`` may be their shapes, types and places."""
+        feed = next(iter(loader.epoch(0)))[1]
+        return self._results_of.lower(loader.fetch, variables, loader.data, feed)
 
 
 def logits_of(

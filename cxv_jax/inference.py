@@ -16,13 +16,13 @@ from ml_collections import ConfigDict
 from cxv_jax import models, sharding
 from cxv_jax.augment import normalise
 from cxv_jax.checkpoint import Checkpointer
-from cxv_jax.config import completed
+from cxv_jax.config import averages, completed
 from cxv_jax.data.images import decode, why
 from cxv_jax.data.loader import make_loader
 from cxv_jax.data.splits import Split
 from cxv_jax.data.stored import Stored
 from cxv_jax.errors import InputError
-from cxv_jax.evaluation import Evaluation, evaluator
+from cxv_jax.evaluation import Evaluation, Evaluator
 from cxv_jax.jsonable import read
 from cxv_jax.phase import Phase
 from cxv_jax.records import Meta, Summary
@@ -86,7 +86,8 @@ def load_run(workdir: Path | str) -> Run:
         config, dataset = ConfigDict(completed(meta.config)), meta.dataset
         try:
             model = models.create(num_classes=len(dataset.class_names), **config.model)
-            template = _weights(model, dataset.image_shape, ema=config.ema_decay > 0)
+            phase = meta.progress.phase if meta.progress else Phase.ONE
+            template = _weights(model, dataset.image_shape, ema=averages(config, phase))
         except (AttributeError, KeyError, TypeError) as error:
             raise InputError(f"{where} is damaged ({error}); restore it") from error
         variables = checkpointer.restore(number, template, whole=False).variables()
@@ -115,7 +116,7 @@ def evaluate(run: Run, split: Split, *, flip: bool = False) -> Evaluation:
         batch_sharding=sharding.batch_sharding(mesh),
         train=False,
     )
-    return evaluator(run.model, run.scaling, mesh, flip=flip)(run.variables, loader)
+    return Evaluator(run.model, run.scaling, mesh, flip=flip)(run.variables, loader)
 
 
 def predict(
@@ -136,11 +137,27 @@ def predict(
     rows = [np.zeros((0, len(run.class_names)), np.float32)]
     for chunk, count in _padded(images, run.config.eval_batch_size):
         chunk_on_devices = jax.device_put(chunk, places)
-        probabilities = _probabilities(
+        found = _probabilities(
             run.model, *run.scaling, run.variables, chunk_on_devices, run.temperature
         )
-        rows.append(np.asarray(probabilities)[:count])
+        rows.append(np.asarray(found)[:count])
     return np.concatenate(rows)
+
+
+def probabilities(
+    model: nn.Module,
+    mean: tuple[float, ...],
+    std: tuple[float, ...],
+    variables: Any,
+    images: UInt8[Array, "batch height width 3"],
+    temperature: float | Float[Array, ""] = 1.0,
+) -> Float[Array, "batch classes"]:
+    """What :func:`predict` computes of a batch.
+
+    ``softmax(model((images / 255 - mean) / std) / temperature)``.
+    """
+    logits: Any = model.apply(variables, normalise(images, mean, std), train=False)
+    return jax.nn.softmax(logits / temperature)
 
 
 def load_image(
@@ -189,17 +206,7 @@ def _weights(model: nn.Module, image_shape: tuple[int, int, int], *, ema: bool) 
     return TrainState(step=None, **here, constants=constants, opt_state=(), ema=average)
 
 
-@partial(jax.jit, static_argnums=(0, 1, 2))
-def _probabilities(
-    model: nn.Module,
-    mean: tuple[float, ...],
-    std: tuple[float, ...],
-    variables: Any,
-    images: UInt8[Array, "batch height width 3"],
-    temperature: Float[Array, ""],
-) -> Float[Array, "batch classes"]:
-    logits: Any = model.apply(variables, normalise(images, mean, std), train=False)
-    return jax.nn.softmax(logits / temperature)
+_probabilities = jax.jit(probabilities, static_argnums=(0, 1, 2))
 
 
 def _padded(images: np.ndarray, most: int) -> Iterator[tuple[np.ndarray, int]]:

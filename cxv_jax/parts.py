@@ -16,6 +16,9 @@ from cxv_jax.data.stored import Stored
 from cxv_jax.errors import InputError
 from cxv_jax.phase import Phase
 
+# What both phases have in common where one optimizer goes on with its state.
+GOES_ON = ("optimizer", "options", "learning_rate", "decay_kernels_only", "clip_norm", "schedule")
+
 
 def load_dataset(
     config: ConfigDict, keep: Stored | None = None, wanted: Iterable[str] = ()
@@ -48,6 +51,7 @@ def make_optimizer(
     options = dict(fields.options)
     if fields.decay_kernels_only:
         options["mask"] = optimizer.decay_mask
+    check_phase(config, phase)
     transforms = {fields.optimizer: optimizer.by_name(fields.optimizer, rate, options)}
     labels = [(".*", fields.optimizer)]
     if phase is Phase.TWO and fields.keep:
@@ -57,6 +61,26 @@ def make_optimizer(
         )
         labels.insert(0, (fields.keep, kept))
     return optimizer.clipped(optimizer.phase(transforms, labels), fields.clip_norm)
+
+
+def check_phase(config: ConfigDict, phase: Phase) -> None:
+    """Refuse what an optimizer cannot do.
+
+    Raises:
+      InputError: naming the fields.
+    """
+    fields, first = config[phase.key], config.phase1
+    if fields.optimizer in optimizer.WHOLE and (fields.get("keep") and fields.epochs):
+        raise InputError(f"optimizer {fields.optimizer!r} needs all parameters: empty phase2.keep")
+    if fields.optimizer == "sam" and fields.clip_norm:
+        raise InputError(f"config.{phase.key}.clip_norm must be 0: sam takes its second gradient")
+    if phase is Phase.TWO and fields.epochs and not fields.fresh_state:
+        same = all(fields[name] == first[name] for name in GOES_ON) and not fields.keep
+        if not same or fields.schedule != "constant" or fields.warmup_epochs:
+            raise InputError(
+                "with config.phase2.fresh_state = False phase one's optimizer goes on: give both "
+                f"phases the same {', '.join(GOES_ON)}; constant, without warm-up and keep"
+            )
 
 
 def split_loader(config: ConfigDict, mesh: Mesh, dataset: sources.Dataset, name: str) -> Loader:

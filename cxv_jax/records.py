@@ -251,6 +251,7 @@ class Summary(Record):
       model: name of the model.
       selection: the split that selected the weights, ``val`` or ``test``; or ``last``.
       test_top1: of the last phase's best weights, as ``test_top5``.
+      last_test_top1: of the run's last weights; None in files of older versions.
       phases: by the phase's key.
       test_count: images of test; 0 where an older version did not tell.
       per_class: every class on test, by the last phase's best weights.
@@ -296,3 +297,4 @@ class Summary(Record):
     confusion: list[list[int]] = dataclasses.field(default_factory=list)
     calibration: CalibrationRecord | None = None
     revision: str = ""
+    last_test_top1: float | None = None

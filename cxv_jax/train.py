@@ -167,6 +167,7 @@ def run_epoch(run: Run, report: Report, interrupt: Interrupt) -> None:
     """The steps of an epoch, or what is left of it; a signal ends the run with its state saved."""
     progress, loader = run.progress, run.session.train_loader
     update, rng = run.session.phases[progress.phase].update, run.session.rng
+    run.ahead.wait(progress.phase)
     run.begin_epoch()
     total, done = loader.steps_per_epoch, progress.steps
     report.start_epoch(progress.phase, progress.epoch + 1, total, run.config.batch_size, done)
@@ -177,6 +178,8 @@ def run_epoch(run: Run, report: Report, interrupt: Interrupt) -> None:
             run.state, sums = update(run.state, rng, loader.data, feed)
         if late is not None:
             read_metrics(run, report, *late)
+        elif not run.ahead.begun and jax.process_count() == 1:
+            run.session.compile_ahead(run.ahead, progress.phase, feed)
         late = (count, sums)
         if asked():
             break
@@ -234,6 +237,7 @@ def figures(run: Run, state: TrainState, split: str) -> Best | None:
     """What a split says of a state; None where the data set has no such split."""
     if split not in run.session.dataset.splits:
         return None
+    run.ahead.wait(split)
     results = run.session.evaluate(state.variables(), split)
     return Best(
         results.top1,
@@ -248,13 +252,17 @@ def figures(run: Run, state: TrainState, split: str) -> Best | None:
 def hand_over(run: Run, report: Report) -> None:
     """Hand the best weights over to the second optimizer."""
     progress, best, state = run.progress, run.progress.best_so_far(), run.state
-    if progress.best:
+    if progress.best and run.config.handed == "best":
         state = dataclasses.replace(run.restore_best(Phase.ONE), step=state.step)
     run.state = run.session.phases[Phase.TWO].hand_over(state)
     progress.phase, progress.phase_epoch, progress.patience = Phase.TWO, 0, 0
     step = int(run.state.step)
-    top1 = None if run.config.selection == "last" else max(best.top1, 0.0)
-    report.hand_over(HandoffRecord(Phase.TWO, progress.epoch, step, top1, best.epoch))
+    if run.config.handed == "last":
+        top1, epoch = run.last.val_top1 if run.last else None, progress.epoch
+    else:
+        known = run.config.selection != "last"
+        top1, epoch = max(best.top1, 0.0) if known else None, best.epoch
+    report.hand_over(HandoffRecord(Phase.TWO, progress.epoch, step, top1, epoch))
 
 
 def final_test(run: Run, report: Report) -> Summary:
@@ -290,7 +298,8 @@ def final_test(run: Run, report: Report) -> Summary:
     tested = test.records(run.session.dataset.class_names) if test else {}
     if test:
         tested["calibration"] = calibrate(run, state, test)
-    summary = run.summary(phases, **tested)
+    last = run.session.evaluate(run.state.variables(), "test").top1
+    summary = run.summary(phases, last_test_top1=last, **tested)
     run.checkpointer.close()
     report.finish(summary)
     multihost_utils.sync_global_devices("finished")  # Nobody leaves before the report is there.
