@@ -34,7 +34,7 @@ ALLOWED: dict[str, set[str]] = {
     "jsonable": {"errors"},
     "data": {"errors", "files", "jsonable", "machine"},
     "distributed": {"errors"},
-    "torch_import": {"errors"},
+    "torch_import": {"errors", "machine"},
     "records": {"jsonable", "phase"},
     "figures": set(),
     "calibration": set(),
