@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Bool, Float
 
-from cxv_jax.attention.arguments import check_arguments, check_stabilizer, without_tokens
+from cxv_jax.attention.arguments import check_arguments, check_stabilizer, widened, without_tokens
 from cxv_jax.kernels import divide, favor
 
 
@@ -67,10 +67,12 @@ def performer_attention(
     if (nothing := without_tokens(query, key, value)) is not None:
         return nothing
     projection, phi = projection.astype(jnp.float32), partial(_features, epsilon)
+    dtype = value.dtype
+    query, key, value = widened(query, key, value)
     tokens, whole_batch = (key, value, projection, key_mask), stabilizer == "batch"
     context = favor.key_sums(phi, _scores, *tokens, whole_batch=whole_batch)  # S and z.
     out = favor.query_products(phi, query, context.astype(value.dtype), projection)
-    return divide(*jnp.split(out, [value.shape[-1]], -1), value.dtype)
+    return divide(*jnp.split(out, [value.shape[-1]], -1), value.dtype).astype(dtype)
 
 
 def _features(
