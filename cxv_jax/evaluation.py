@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -61,31 +61,36 @@ class Evaluation:
         ]
 
 
-def evaluator(
-    model: nn.Module, scaling: Scaling, mesh: Mesh
-) -> Callable[[Any, Loader], Evaluation]:
+class Evaluator:
     """``(variables, loader) -> Evaluation`` over the loader's whole split.
 
     Sums over images, divided once: the same for any batch size and number of devices, up to
     rounding in the loss. Each loader's step compiles once.
     """
 
-    @partial(jax.jit, static_argnums=0, out_shardings=sharding.replicated(mesh))
-    def sums_of(fetch: step.Fetch, variables: Any, data: Any, feed: Any) -> metrics.Sums:
-        def one(carry: None, variables: Any, batch: step.Batch) -> tuple[None, metrics.Sums]:
-            return carry, batch_sums(model, scaling, variables, batch)
+    def __init__(self, model: nn.Module, scaling: Scaling, mesh: Mesh):
+        @partial(jax.jit, static_argnums=0, out_shardings=sharding.replicated(mesh))
+        def sums_of(fetch: step.Fetch, variables: Any, data: Any, feed: Any) -> metrics.Sums:
+            def one(carry: None, variables: Any, batch: step.Batch) -> tuple[None, metrics.Sums]:
+                return carry, batch_sums(model, scaling, variables, batch)
 
-        return step.many(one, fetch)(None, variables, data, feed)[1]
+            return step.many(one, fetch)(None, variables, data, feed)[1]
 
-    def evaluate(variables: Any, loader: Loader) -> Evaluation:
+        self._sums_of = sums_of
+
+    def __call__(self, variables: Any, loader: Loader) -> Evaluation:
+        """Evaluate."""
         feeds = loader.epoch(0)
-        calls = [sums_of(loader.fetch, variables, loader.data, feed) for _, feed in feeds]
+        calls = [self._sums_of(loader.fetch, variables, loader.data, feed) for _, feed in feeds]
         batches = jax.device_get(calls)
         confusion = np.stack([batch["confusion"] for batch in batches]).sum(0, dtype=np.int64)
         total = metrics.total(batches)
         return Evaluation(total["count"], **metrics.means(total), confusion=confusion)
 
-    return evaluate
+    def lower(self, variables: Any, loader: Loader) -> Any:
+        """The step, ready to compile; ``variables`` may be their shapes, types and places."""
+        feed = next(iter(loader.epoch(0)))[1]
+        return self._sums_of.lower(loader.fetch, variables, loader.data, feed)
 
 
 def batch_sums(

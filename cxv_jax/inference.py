@@ -22,7 +22,7 @@ from cxv_jax.data.loader import make_loader
 from cxv_jax.data.splits import Split
 from cxv_jax.data.stored import Stored
 from cxv_jax.errors import InputError
-from cxv_jax.evaluation import Evaluation, evaluator
+from cxv_jax.evaluation import Evaluation, Evaluator
 from cxv_jax.jsonable import read
 from cxv_jax.phase import Phase
 from cxv_jax.records import Meta
@@ -111,7 +111,7 @@ def evaluate(run: Run, split: Split) -> Evaluation:
         batch_sharding=sharding.batch_sharding(mesh),
         train=False,
     )
-    return evaluator(run.model, run.scaling, mesh)(run.variables, loader)
+    return Evaluator(run.model, run.scaling, mesh)(run.variables, loader)
 
 
 def predict(
@@ -132,9 +132,21 @@ def predict(
     rows = [np.zeros((0, len(run.class_names)), np.float32)]
     for chunk, count in _padded(images, run.config.eval_batch_size):
         chunk_on_devices = jax.device_put(chunk, places)
-        probabilities = _probabilities(run.model, *run.scaling, run.variables, chunk_on_devices)
-        rows.append(np.asarray(probabilities)[:count])
+        found = _probabilities(run.model, *run.scaling, run.variables, chunk_on_devices)
+        rows.append(np.asarray(found)[:count])
     return np.concatenate(rows)
+
+
+def probabilities(
+    model: nn.Module,
+    mean: tuple[float, ...],
+    std: tuple[float, ...],
+    variables: Any,
+    images: UInt8[Array, "batch height width 3"],
+) -> Float[Array, "batch classes"]:
+    """What :func:`predict` computes of a batch: ``softmax(model((images / 255 - mean) / std))``."""
+    logits: Any = model.apply(variables, normalise(images, mean, std), train=False)
+    return jax.nn.softmax(logits)
 
 
 def load_image(
@@ -177,16 +189,7 @@ def _weights(model: nn.Module, image_shape: tuple[int, int, int], *, ema: bool) 
     return TrainState(step=None, **here, constants=constants, opt_state=(), ema=average)
 
 
-@partial(jax.jit, static_argnums=(0, 1, 2))
-def _probabilities(
-    model: nn.Module,
-    mean: tuple[float, ...],
-    std: tuple[float, ...],
-    variables: Any,
-    images: UInt8[Array, "batch height width 3"],
-) -> Float[Array, "batch classes"]:
-    logits: Any = model.apply(variables, normalise(images, mean, std), train=False)
-    return jax.nn.softmax(logits)
+_probabilities = jax.jit(probabilities, static_argnums=(0, 1, 2))
 
 
 def _padded(images: np.ndarray, most: int) -> Iterator[tuple[np.ndarray, int]]:

@@ -12,6 +12,7 @@ import jax
 from ml_collections import ConfigDict
 
 from cxv_jax import distributed, machine, optimizer
+from cxv_jax.ahead import Ahead
 from cxv_jax.checkpoint import Checkpointer
 from cxv_jax.config import completed, differences, without_place
 from cxv_jax.data.stored import Stored, check
@@ -40,6 +41,7 @@ class Run:
       session: that trains it, within the memory that the config allows.
       folder: the run's.
       checkpointer: closed on leaving.
+      ahead: compiles what is called later; closed on leaving.
       faults: of checkpoints that are damaged and were set aside, a line each.
       state: the arrays.
       progress: where the run stands besides.
@@ -49,7 +51,7 @@ class Run:
 
     def __init__(self, config: ConfigDict, session: Session, folder: Path, lock: FolderLock):
         self.config, self.session, self.folder = config, session, folder
-        self.checkpointer = Checkpointer(folder / "checkpoints")
+        self.checkpointer, self.ahead = Checkpointer(folder / "checkpoints"), Ahead()
         self._lock = lock
         self.last: EpochRecord | None = None
         self.faults = distributed.together(self._set_aside)
@@ -61,6 +63,7 @@ class Run:
         return self
 
     def __exit__(self, kind: type | None, error: BaseException | None, *_: Any) -> None:
+        self.ahead.close()
         try:
             self.checkpointer.close()  # Waits for the save in flight.
         except InputError as fault:

@@ -157,6 +157,7 @@ def run_epoch(run: Run, report: Report, interrupt: Interrupt) -> None:
     """The steps of an epoch, or what is left of it; a signal ends the run with its state saved."""
     progress, loader = run.progress, run.session.train_loader
     update, rng = run.session.phases[progress.phase].update, run.session.rng
+    run.ahead.wait(progress.phase)
     run.begin_epoch()
     total, done = loader.steps_per_epoch, progress.steps
     report.start_epoch(progress.phase, progress.epoch + 1, total, run.config.batch_size, done)
@@ -167,6 +168,8 @@ def run_epoch(run: Run, report: Report, interrupt: Interrupt) -> None:
             run.state, sums = update(run.state, rng, loader.data, feed)
         if late is not None:
             read_metrics(run, report, *late)
+        elif not run.ahead.begun and jax.process_count() == 1:
+            run.session.compile_ahead(run.ahead, progress.phase, feed)
         late = (count, sums)
         if asked():
             break
@@ -224,6 +227,7 @@ def figures(run: Run, state: TrainState, split: str) -> Best | None:
     """What a split says of a state; None where the data set has no such split."""
     if split not in run.session.dataset.splits:
         return None
+    run.ahead.wait(split)
     results = run.session.evaluate(state.variables(), split)
     return Best(
         results.top1,

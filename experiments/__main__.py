@@ -23,6 +23,7 @@ COMMANDS = {
     "plan": "plan",
     "compare": "compare.__main__",
     "benchmark": "benchmark",
+    "export": "export",
     "import-torch": "import_torch",
 }
 LISTS = {"configs": "The presets that --config takes.", "models": "The models that a config takes."}

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jax.extend.core import Jaxpr, jaxprs_in_params
 
 from cxv_jax import augment
+from cxv_jax.kernels import threefry
 from cxv_jax.phase import Phase
 from cxv_jax.session import Session
 
@@ -43,7 +44,7 @@ def forward_program(
         return model.apply(variables, augment.normalise(images, MEAN, STD), train=False)
 
     one = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
-    key = jax.eval_shape(lambda: jax.random.key(0))
+    key = jax.eval_shape(lambda: threefry.key(0))
     made = jax.eval_shape(partial(model.init, train=False), key, one)
     variables = {name: made.get(name, {}) for name in ("params", "batch_stats", "constants")}
     images = jax.ShapeDtypeStruct((batch_size, *image_shape), jnp.uint8)
