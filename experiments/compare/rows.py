@@ -78,6 +78,7 @@ def row_of(
         row |= {name: getattr(summary, name) for name in FROM_SUMMARY}
         row |= {"val_top1": last.val_top1, "versions": summary.versions}
         row["test_count"] = summary.test_count
+        row["parameters"] = summary.parameters if kind == "arm" else row["parameters"]
     elif error:
         row["error"] = error
     return row
