@@ -6,14 +6,9 @@ Run the same command again to resume: finished runs are skipped. ``report.md``, 
 the pictures are brought up to date after every run. The exit code is 1 if a system failed.
 """
 
-import fcntl
 import functools
-import itertools
 import json
-import os
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +58,7 @@ def launcher(lock: Path, interrupt: Any) -> Any:
 
     def child(module: str, arguments: list[str], log: Path) -> str | None:
         if not held:
-            held.append(_lock(lock, check))
+            held.append(children.hold(lock, check, _say))
         check()
         stop = functools.partial(getattr, interrupt, "signal")
         error = children.run(module, arguments, log, keep_open=tuple(held), stop=stop)
@@ -81,21 +76,6 @@ def launcher(lock: Path, interrupt: Any) -> Any:
         return child("experiments.train", arguments, log)
 
     return Launch(profile, train)
-
-
-def _lock(path: Path, check: Callable[[], None]) -> int:
-    """Wait until no other comparison, nor what one that was killed has left running, holds it."""
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT)
-    for attempt in itertools.count():
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            break
-        except BlockingIOError:
-            if attempt == 0:
-                _say(f"waiting for another comparison that works in {path.parent}")
-            check()
-            time.sleep(0.5)
-    return descriptor
 
 
 def _say(line: str) -> None:
