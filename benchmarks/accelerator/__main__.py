@@ -23,6 +23,7 @@ pip install --no-index --find-links=wheels --no-deps wheels/*.whl
 """
 
 import os
+import shlex
 import sys
 import time
 from pathlib import Path
@@ -74,7 +75,8 @@ def main(argv: list[str]) -> int:
 
         campaign = Campaign(todo, output, launch, say=_say)
         campaign.carry_out(60 * _MINUTES.value, began, asked, _STAGES.value)
-    print(campaign.what_next(" ".join(["python -m benchmarks.accelerator", *sys.argv[1:]])))
+    rest = [argument for argument in sys.argv[1:] if not argument.startswith("--stages")]
+    _say(campaign.what_next(shlex.join(["python", "-m", "benchmarks.accelerator", *rest])))
     return 128 + interrupt.signal if interrupt.signal else int(campaign.failed > 0)
 
 

@@ -40,9 +40,14 @@ def main(argv: list[str]) -> None:
 
 
 def compare(got: tuple[Any, Any], want: tuple[Any, Any]) -> dict[str, Any]:
-    """Relative differences: of the gradients the largest over tensors, of each step's loss."""
+    """Relative differences: of the gradients the largest over tensors, of each step's loss.
+
+    A tensor's is relative to its largest entry; one whose entries are all below a thousandth of the
+    largest of all (zero in exact arithmetic, perhaps) is relative to that thousandth.
+    """
+    least = 1e-3 * max(float(np.abs(w).max()) for w in want[0])
     pairs = zip(got[0], want[0], strict=True)
-    gradients = [float(np.abs(g - w).max() / max(np.abs(w).max(), 1e-6)) for g, w in pairs]
+    gradients = [float(np.abs(g - w).max() / max(np.abs(w).max(), least)) for g, w in pairs]
     losses = [abs(g - w) / abs(w) for g, w in zip(got[1], want[1], strict=True)]
     return {"gradients": max(gradients), "losses": losses}
 
