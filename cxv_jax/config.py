@@ -41,8 +41,10 @@ def base(model: str, source: str) -> ConfigDict:
             "val_fraction": 0.1,  # Held out of train for patience and selection.
             "val_per_class": 0,  # Wins over val_fraction.
             "subset_per_class": 0,  # Keep so many training images of each class; 0: all.
-            "splits": "random",  # Or "gem": subset and validation by the files' order.
-            "split_index": 0,  # Which of the "gem" splits.
+            # Or "folds": every image is in test once; "gem": subset, validation by files' order.
+            "splits": "random",
+            "split_index": 0,  # Which of the "folds" or "gem" splits.
+            "folds": 5,  # How many "folds" there are.
             "on_bad_image": "refuse",  # Or "skip".
             "classes": (),  # Names of those to keep; none: all.
             "small_classes": "split",  # Or "train": nothing is held out of fewer than 5 images.

@@ -95,7 +95,8 @@ FORMATS = {"stablehlo": stablehlo, "safetensors": safetensors, "onnx": onnx}
 def classify(run: Run) -> Callable[[Any], Any]:
     """``images -> probabilities`` with the weights inside."""
     variables = jax.tree.map(jnp.asarray, jax.device_get(run.variables))  # Of one device.
-    return partial(inference.probabilities, run.model, *run.scaling, variables)
+    apply = partial(inference.probabilities, run.model, *run.scaling, variables)
+    return partial(apply, temperature=run.temperature)
 
 
 def any_size(run: Run) -> bool:

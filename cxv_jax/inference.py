@@ -25,8 +25,8 @@ from cxv_jax.errors import InputError
 from cxv_jax.evaluation import Evaluation, Evaluator
 from cxv_jax.jsonable import read
 from cxv_jax.phase import Phase
-from cxv_jax.records import Meta
-from cxv_jax.run_files import read_stored
+from cxv_jax.records import Meta, Summary
+from cxv_jax.run_files import SUMMARY, read_json, read_stored
 from cxv_jax.state import TrainState
 
 
@@ -41,6 +41,7 @@ class Run:
       meta: what the checkpoint says of itself.
       step: of the checkpoint: the best of phase two, else the best of phase one, else the latest.
       splits: that it was trained and tested on, if the folder tells.
+      temperature: that calibrates these weights, by which ``predict`` divides the logits; 1: none.
     """
 
     model: nn.Module
@@ -49,6 +50,7 @@ class Run:
     meta: Meta
     step: int
     splits: Stored | None = None
+    temperature: float = 1.0
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -90,11 +92,14 @@ def load_run(workdir: Path | str) -> Run:
             raise InputError(f"{where} is damaged ({error}); restore it") from error
         variables = checkpointer.restore(number, template, whole=False).variables()
     variables = jax.device_put(variables, sharding.replicated(sharding.create_mesh()))
-    return Run(model, variables, config, meta, number, read_stored(Path(workdir)))
+    temperature = _temperature(Path(workdir) / SUMMARY, number)
+    return Run(model, variables, config, meta, number, read_stored(Path(workdir)), temperature)
 
 
-def evaluate(run: Run, split: Split) -> Evaluation:
+def evaluate(run: Run, split: Split, *, flip: bool = False) -> Evaluation:
     """Evaluate every image of ``split`` exactly once, on all devices.
+
+    With ``flip`` once as it is and once mirrored; the logits are the mean of both.
 
     Returns:
       Sums over images, divided once: the same for any batch size and number of devices, up to
@@ -111,7 +116,7 @@ def evaluate(run: Run, split: Split) -> Evaluation:
         batch_sharding=sharding.batch_sharding(mesh),
         train=False,
     )
-    return Evaluator(run.model, run.scaling, mesh)(run.variables, loader)
+    return Evaluator(run.model, run.scaling, mesh, flip=flip)(run.variables, loader)
 
 
 def predict(
@@ -132,7 +137,9 @@ def predict(
     rows = [np.zeros((0, len(run.class_names)), np.float32)]
     for chunk, count in _padded(images, run.config.eval_batch_size):
         chunk_on_devices = jax.device_put(chunk, places)
-        found = _probabilities(run.model, *run.scaling, run.variables, chunk_on_devices)
+        found = _probabilities(
+            run.model, *run.scaling, run.variables, chunk_on_devices, run.temperature
+        )
         rows.append(np.asarray(found)[:count])
     return np.concatenate(rows)
 
@@ -143,10 +150,14 @@ def probabilities(
     std: tuple[float, ...],
     variables: Any,
     images: UInt8[Array, "batch height width 3"],
+    temperature: float | Float[Array, ""] = 1.0,
 ) -> Float[Array, "batch classes"]:
-    """What :func:`predict` computes of a batch: ``softmax(model((images / 255 - mean) / std))``."""
+    """What :func:`predict` computes of a batch.
+
+    ``softmax(model((images / 255 - mean) / std) / temperature)``.
+    """
     logits: Any = model.apply(variables, normalise(images, mean, std), train=False)
-    return jax.nn.softmax(logits)
+    return jax.nn.softmax(logits / temperature)
 
 
 def load_image(
@@ -171,6 +182,12 @@ def load_image(
         raise InputError(f"{path}: no such file; expected an image") from error
     except Exception as error:  # Pillow's readers raise nearly everything.
         raise InputError(f"{path}: not a readable image ({why(Path(path), error)})") from error
+
+
+def _temperature(summary: Path, step: int) -> float:
+    """What a finished run has fitted for the weights of ``step``; 1 for other weights."""
+    found = read(Summary, read_json(summary), summary).calibration if summary.is_file() else None
+    return 1.0 if found is None or found.step != step else found.temperature or 1.0
 
 
 def _choose_step(checkpointer: Checkpointer) -> int | None:

@@ -27,7 +27,7 @@ def load_dataset(
     """The data set that ``config.data`` names, its splits kept or else fixed by ``config.seed``."""
     fields = (
         *("val_fraction", "val_per_class", "subset_per_class", "splits", "split_index"),
-        *("image_size", "data_dir", "on_bad_image", "small_classes", "classes"),
+        *("folds", "image_size", "data_dir", "on_bad_image", "small_classes", "classes"),
     )
     options = {name: config.data[name] for name in fields}
     return sources.load(config.data.source, seed=config.seed, keep=keep, wanted=wanted, **options)

@@ -185,6 +185,32 @@ def explanations(
     save(figure, path)
 
 
+def reliability(curves: Mapping[str, Any], path: str | Path, *, title: str) -> None:
+    """Draw accuracy over confidence, and below how many images are how sure.
+
+    Args:
+      curves: a name to a :class:`cxv_jax.calibration.Reliability`; the second is highlighted.
+      path: the PNG file, replaced at once.
+      title: above the picture.
+    """
+    figure = new_figure(5, 5.4)
+    top, bottom = figure.subplots(2, sharex=True, height_ratios=(3, 1))
+    top.plot([0, 1], [0, 1], color="0.6", linestyle="--", linewidth=1)
+    for (name, curve), color in zip(curves.items(), (GREY, BLUE), strict=False):
+        label = f"{name}: error {100 * curve.error:.1f} %"
+        known = curve.counts > 0
+        top.plot(curve.confidence[known], curve.accuracy[known], "o-", color=color, label=label)
+        edges = np.linspace(0, 1, len(curve.counts) + 1)
+        bottom.stairs(curve.counts, edges, color=color)
+    top.set(ylabel="accuracy", xlim=(0, 1), ylim=(0, 1))
+    top.set_title(_shortened(title, LONGEST_TITLE), parse_math=False)
+    top.legend(frameon=False, loc="upper left")
+    bottom.set(xlabel="confidence", ylabel="images", yscale="symlog", ylim=(0, None))
+    for ax in (top, bottom):
+        tidy(ax)
+    save(figure, path)
+
+
 def new_figure(width: float, height: float, layout: Layout = "constrained") -> "Figure":
     """A figure of so many inches, drawn by Agg: no window, nothing shared with pyplot."""
     from matplotlib.figure import Figure

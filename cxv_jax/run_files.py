@@ -19,6 +19,7 @@ CUTTING = (
     "subset_per_class",
     "splits",
     "split_index",
+    "folds",
     "small_classes",
     "classes",
 )

@@ -146,7 +146,7 @@ class Run:
         return None if progress is None else progress.epoch
 
     def summary(self, phases: dict[str, PhaseSummary], **tested: Any) -> Summary:
-        """What the finished run says of itself; ``tested``: its figures on test."""
+        """What the finished run says of itself; ``tested``: its fields about test."""
         last = phases[max(phases)]
         return Summary(
             workdir=str(self.folder),

@@ -183,22 +183,29 @@ def accumulate(
     return grads, (batch_stats, jax.tree.map(lambda x: x.sum(0), sums))
 
 
-def many(step: Callable[..., tuple[Any, metrics.Sums]], fetch: Fetch) -> Callable:
+def added(sums: Any) -> Any:
+    """Sums of several steps, from those of each."""
+    return jax.tree.map(lambda x: x.sum(0), sums)
+
+
+def many(
+    step: Callable[..., tuple[Any, Any]], fetch: Fetch, join: Callable[[Any], Any] = added
+) -> Callable:
     """Several steps in one call: ``(carry, constant, data, feed) -> (carry, sums)``.
 
     Runs ``step(carry, constant, batch) -> (carry, sums)`` on every slice of the first axis of
     ``feed``, of which ``fetch(data, slice)`` makes the batch. A single slice is called straight:
-    convolutions inside a loop are slow on CPUs.
+    convolutions inside a loop are slow on CPUs. ``join`` makes one of the stacked sums of several.
     """
 
-    def call(carry: Any, constant: Any, data: Any, feed: Any) -> tuple[Any, metrics.Sums]:
-        def body(carry: Any, feed_slice: Any) -> tuple[Any, metrics.Sums]:
+    def call(carry: Any, constant: Any, data: Any, feed: Any) -> tuple[Any, Any]:
+        def body(carry: Any, feed_slice: Any) -> tuple[Any, Any]:
             return step(carry, constant, fetch(data, feed_slice))
 
         if jax.tree.leaves(feed)[0].shape[0] == 1:
             return body(carry, jax.tree.map(lambda x: x[0], feed))
         carry, sums = jax.lax.scan(body, carry, feed)
-        return carry, jax.tree.map(lambda x: x.sum(0), sums)
+        return carry, join(sums)
 
     return call
 

@@ -15,15 +15,25 @@ from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
 from cxv_jax import distributed, divergence, metrics, runs, sharding, track
+from cxv_jax.calibration import fit_temperature, mean_loss
 from cxv_jax.config import check_config, short_phases
 from cxv_jax.errors import InputError
+from cxv_jax.evaluation import Evaluation, known
+from cxv_jax.figures import mean_known
 from cxv_jax.files import sweep
 from cxv_jax.final_table import final_table
 from cxv_jax.interrupt import Interrupt, Interrupted
 from cxv_jax.lock import FolderLock
 from cxv_jax.memory_plan import fit_session
 from cxv_jax.phase import Phase
-from cxv_jax.records import Best, EpochRecord, HandoffRecord, PhaseSummary, Summary
+from cxv_jax.records import (
+    Best,
+    CalibrationRecord,
+    EpochRecord,
+    HandoffRecord,
+    PhaseSummary,
+    Summary,
+)
 from cxv_jax.report import CURVES, Report, draw_curves, to_log
 from cxv_jax.run_files import kept_splits
 from cxv_jax.runs import Run
@@ -299,17 +309,37 @@ def final_test(run: Run, report: Report) -> Summary:
             val_macro_f1=_field(val, "macro_f1"),
             test_balanced_accuracy=test.by_class.balanced_accuracy,
             test_macro_f1=test.by_class.macro_f1,
+            test_auroc=known(mean_known(test.auroc)),
         )
     if run.config.phase2.epochs and Phase.TWO.key not in phases:  # The best are still these.
         phases[Phase.TWO.key] = phases[Phase.ONE.key]
-    per_class = test.class_records(run.session.dataset.class_names) if test else []
+    tested = test.records(run.session.dataset.class_names) if test else {}
+    if test:
+        tested["calibration"] = calibrate(run, state, test)
     last = run.session.evaluate(run.state.variables(), "test").top1
-    count = test.count if test else 0
-    summary = run.summary(phases, last_test_top1=last, test_count=count, per_class=per_class)
+    summary = run.summary(phases, last_test_top1=last, **tested)
     run.checkpointer.close()
     report.finish(summary)
     multihost_utils.sync_global_devices("finished")  # Nobody leaves before the report is there.
     return summary
+
+
+def calibrate(run: Run, state: TrainState, test: Evaluation) -> CalibrationRecord:
+    """How calibrated the last phase's best weights are, and a temperature from validation."""
+    step = run.checkpointer.best_step(max(run.progress.best))
+    record = CalibrationRecord(ece=test.reliability().error, step=-1 if step is None else step)
+    if "val" not in run.session.dataset.splits:
+        return record
+    val = run.session.evaluate(state.variables(), "val")
+    record = dataclasses.replace(record, images=val.count)
+    if (temperature := fit_temperature(val.logits, val.labels)) is None:
+        return record
+    return dataclasses.replace(
+        record,
+        temperature=temperature,
+        calibrated_ece=test.reliability(temperature).error,
+        calibrated_loss=mean_loss(test.logits, test.labels, temperature),
+    )
 
 
 def stop_if_asked(run: Run, interrupt: Interrupt) -> None:

@@ -37,6 +37,7 @@ ALLOWED: dict[str, set[str]] = {
     "torch_import": {"errors", "machine"},
     "records": {"jsonable", "phase"},
     "figures": set(),
+    "calibration": set(),
     "step_folder": {"files"},
     "checkpoint": {"errors", "step_folder"},
     "plots": {"files", "text"},
@@ -45,7 +46,8 @@ ALLOWED: dict[str, set[str]] = {
     "state": {"optimizer"},
     "step": {"augment", "losses", "metrics", "optimizer", "state"},
     "evaluation": {
-        *("augment", "data", "figures", "losses", "metrics", "records", "sharding", "step"),
+        *("augment", "calibration", "data", "figures", "losses", "metrics", "records"),
+        *("sharding", "step"),
     },
     "parts": {"attention", "data", "errors", "optimizer", "phase", "sharding"},
     "session": {
@@ -78,7 +80,8 @@ ALLOWED: dict[str, set[str]] = {
     "divergence": {"errors", "runs"},
     "export": {"errors", "files", "inference", "version"},
     "train": {
-        *("config", "distributed", "divergence", "errors", "files", "final_table"),
+        *("calibration", "config", "distributed", "divergence", "errors", "evaluation"),
+        *("figures", "files", "final_table"),
         *("interrupt", "lock", "memory_plan", "metrics", "phase", "records", "report"),
         *("run_files", "runs"),
         *("session", "sharding", "state", "track", "warm_start"),

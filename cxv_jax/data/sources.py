@@ -24,6 +24,7 @@ from pathlib import Path
 import numpy as np
 
 from cxv_jax.data import cifar, csv_table, fashion_mnist, folder, npz, stored, tiny_imagenet
+from cxv_jax.data.folds import Fold
 from cxv_jax.data.images import Resized
 from cxv_jax.data.splits import Dataset, Split, complete, only
 from cxv_jax.data.statistics import tell_odd
@@ -31,6 +32,11 @@ from cxv_jax.errors import InputError, nearest
 
 OUTSIDE = ("folder", "csv", "npz")  # Kinds of sources that lie where the user says.
 MAX_SIZE = 4096  # Pixels a side: 50 MB an image.
+WORDS = {
+    "on_bad_image": ("refuse", "skip"),
+    "splits": ("random", "folds", "gem"),
+    "small_classes": ("split", "train"),
+}
 KINDS = (
     *("digits", "cifar10", "cifar100", "fashion_mnist", "tiny_imagenet"),
     *("tfds:NAME", "folder:PATH", "csv:FILE", "npz:FILE"),
@@ -54,6 +60,7 @@ def load(
     subset_per_class: int = 0,
     splits: str = "random",
     split_index: int = 0,
+    folds: int = 5,
     image_size: int = 0,
     data_dir: str = "",
     on_bad_image: str = "refuse",
@@ -70,8 +77,10 @@ def load(
       val_fraction: held out of train.
       val_per_class: in place of it.
       subset_per_class: kept of train.
-      splits: ``random``, or ``gem``: see :func:`cxv_jax.data.splits.in_order`.
-      split_index: which of the ``gem`` splits.
+      splits: ``random``, ``folds`` (see :func:`cxv_jax.data.folds.deal`), or ``gem``, as
+        limited-data benchmarks have it (see :func:`cxv_jax.data.splits.in_order`).
+      split_index: which of the ``folds`` or ``gem`` splits.
+      folds: how many there are.
       image_size: pixels a side: the shorter one is resized, the centre cropped; 0: as they are.
       data_dir: where the files of the source are; default: :func:`default_dir`.
       on_bad_image: ``refuse`` or ``skip`` image files that cannot be read.
@@ -87,20 +96,18 @@ def load(
       >>> {name: len(split) for name, split in load("digits", val_fraction=0.2).splits.items()}
       {'train': 1151, 'val': 287, 'test': 359}
     """
-    _check(("on_bad_image", on_bad_image, "refuse skip"), ("splits", splits, "random gem"))
-    _check(("small_classes", small_classes, "split train"))
-    if not 0 <= image_size <= MAX_SIZE:
-        raise InputError(f"data.image_size: expected 0 to {MAX_SIZE}, got {image_size}")
-    class_names, parts = _opened(source, data_dir, image_size, on_bad_image, classes)
+    _check(image_size, on_bad_image=on_bad_image, splits=splits, small_classes=small_classes)
+    found = source, *_opened(source, data_dir, image_size, on_bad_image, classes)
     if keep is not None:
-        return stored.restore(source, class_names, parts, keep, wanted)
+        return stored.restore(*found, keep, wanted)
     return complete(
-        *(source, class_names, parts),
+        *found,
         seed=seed,
         val_fraction=val_fraction,
         val_per_class=val_per_class,
         subset_per_class=subset_per_class,
         order=split_index if splits == "gem" else None,
+        fold=Fold(split_index, folds) if splits == "folds" else None,
         small_classes=small_classes,
     )
 
@@ -164,11 +171,13 @@ def _opened(
     )
 
 
-def _check(*fields: tuple[str, str, str]) -> None:
-    """Refuse a field whose value is none of the words."""
-    for name, value, words in fields:
-        if value not in words.split():
-            raise InputError(f"data.{name}: expected {' or '.join(words.split())}, got {value!r}")
+def _check(image_size: int, **fields: str) -> None:
+    """Refuse a field whose value is none of its words, and a size that no image has."""
+    if not 0 <= image_size <= MAX_SIZE:
+        raise InputError(f"data.image_size: expected 0 to {MAX_SIZE}, got {image_size}")
+    for name, value in fields.items():
+        if value not in WORDS[name]:
+            raise InputError(f"data.{name}: expected {' or '.join(WORDS[name])}, got {value!r}")
 
 
 def default_dir() -> Path:

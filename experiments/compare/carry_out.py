@@ -14,7 +14,7 @@ from cxv_jax.errors import InputError
 from cxv_jax.files import write_text
 from cxv_jax.parts import load_dataset
 from cxv_jax.profile import complete
-from experiments.compare import forks, schedule
+from experiments.compare import folds, forks, schedule
 from experiments.compare.page import write_page
 from experiments.compare.rows import Rows, row_of
 
@@ -85,6 +85,8 @@ def carry_out(
             write_page(folder, config, _rows(config, dataset, folder), command)
     rows = _rows(config, dataset, folder)
     write_page(folder, config, rows, command)
+    for line in folds.told(config, rows):
+        say(line)
     return all(row["status"] == "finished" for row in rows)
 
 
@@ -141,7 +143,12 @@ def _failed(error_file: Path, error: str) -> str:
 def _costs(
     config: ConfigDict, dataset: Dataset, system: str, folder: Path, launch: Launch
 ) -> dict[str, Any]:
-    """The system's costs, from its file if they are known; empty if they cannot be had."""
+    """The system's costs, from its file if they are known; empty if they cannot be had.
+
+    A comparison of arms compares no systems, and needs none.
+    """
+    if config.get("arms"):
+        return {}
     path, fields = folder / "costs" / f"{system}.json", config.systems[system].to_dict()
     if not path.exists():
         options = {

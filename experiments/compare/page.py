@@ -1,12 +1,13 @@
 """``report.md``, ``results.csv`` and the pictures: a function of the rows, and of nothing else."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from ml_collections import ConfigDict
 
 from cxv_jax.files import write_text
-from experiments.compare import arms, pictures, tables
+from experiments.compare import arms, folds, pictures, tables
 from experiments.compare.rows import Rows, to_csv
 
 RESULTS_NOTE = """
@@ -27,19 +28,28 @@ def write_page(folder: Path, config: ConfigDict, rows: Rows, command: str) -> No
     """Write everything anew; a picture for which there is nothing to show is removed."""
     drawn = arms.draw(folder, config, rows) if config.get("arms") else pictures.draw(folder, rows)
     write_text(folder / "results.csv", to_csv(rows))
-    write_text(folder / "report.md", markdown(config, rows, command, drawn))
+    crossed = folds.section(config, rows, folder)
+    write_text(folder / "report.md", markdown(config, rows, command, drawn, crossed))
 
 
-def markdown(config: ConfigDict, rows: Rows, command: str, drawn: list[str]) -> str:
-    """The report; ``drawn`` are the file names of the pictures in it."""
+def markdown(
+    config: ConfigDict, rows: Rows, command: str, drawn: list[str], crossed: Sequence[str] = ()
+) -> str:
+    """The report; ``drawn``: file names of its pictures; ``crossed``: what the folds say."""
     sections = [
-        [f"# {len(config.systems)} systems on {config.data.source}"],
+        [f"# {_systems(config)} on {config.data.source}"],
         [*_conditions(config), *_circumstances(rows, command)],
+        list(crossed),
         *(arms.sections(config, rows) if config.get("arms") else _of_systems(config, rows)),
         _shown(drawn),
         _unfinished(rows),
     ]
     return "\n\n".join("\n".join(lines) for lines in sections if lines) + "\n"
+
+
+def _systems(config: ConfigDict) -> str:
+    number = len(config.systems)
+    return next(iter(config.systems)) if number == 1 else f"{number} systems"
 
 
 def _of_systems(config: ConfigDict, rows: Rows) -> list[list[str]]:
@@ -62,6 +72,8 @@ def _conditions(config: ConfigDict) -> list[str]:
     split = "the seed fixes the split"
     if data.splits == "gem":
         split = "by the files' order (gem): seed i is split i"
+    if data.splits == "folds":
+        split = f"cut into {data.folds} folds, seed i tests fold i: each image is tested once"
     chosen = "No selection, the last weights"
     if config.selection != "last":
         chosen = f"Selection on {config.selection}"

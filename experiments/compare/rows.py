@@ -20,6 +20,7 @@ COSTS = (
 )
 # Another run of the same config gives other values for these, and only for these.
 MEASURED = ("images_per_second", "seconds", "peak_memory_bytes", "date")
+BY_CLASS = ("test_balanced_accuracy", "test_macro_f1", "test_auroc")
 FROM_SUMMARY = (
     "test_top1",
     "last_test_top1",
@@ -38,6 +39,7 @@ COLUMNS = (
     "status",
     "val_top1",
     *FROM_SUMMARY,
+    *BY_CLASS,
     *COSTS,
     "error",
 )
@@ -76,8 +78,13 @@ def row_of(
     if summary:
         last = summary.phases[max(summary.phases)]
         row |= {name: getattr(summary, name) for name in FROM_SUMMARY}
-        row |= {"val_top1": last.val_top1, "versions": summary.versions}
+        row |= {name: getattr(last, name) for name in ("val_top1", *BY_CLASS)}
+        row |= {"versions": summary.versions, "confusion": summary.confusion}
+        row["classes"] = [record.name for record in summary.per_class]
+        if 0 < len(row["classes"]) <= 5:  # It would always be all of them.
+            row["test_top5"] = None
         row["test_count"] = summary.test_count
+        row["parameters"] = summary.parameters if kind == "arm" else row["parameters"]
     elif error:
         row["error"] = error
     return row

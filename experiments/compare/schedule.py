@@ -49,6 +49,10 @@ def check(config: ConfigDict) -> None:
         )
     if not config.seeds or len(set(config.seeds)) < len(config.seeds):
         raise InputError(f"config.seeds = {config.seeds} must be different numbers, at least one")
+    if config.data.splits == "folds" and not set(config.seeds) <= set(range(config.data.folds)):
+        raise InputError(
+            f"config.seeds = {config.seeds} must be folds, from 0 to {config.data.folds - 1}"
+        )
     if config.get("arms") and (config.budget.seconds or config.budget.images):
         raise InputError("config.arms have their own epochs: leave config.budget at 0")
     for one in {label for pair in config.get("contrasts", {}).values() for label in pair}:
@@ -72,9 +76,9 @@ def build(config: ConfigDict, dataset: Dataset, costs: dict[str, Any], which: Wh
     Without the handoff, phase one also gets the epochs of phase two, so that both kinds of run get
     the same number of epochs. ``config.training`` has what a system does in its own way, its
     learning rate for example. An arm has its fields besides, and in ``training`` those of a system.
-    With ``gem`` splits seed ``i`` takes split ``i``. A budget in images
-    or seconds is turned into epochs, split over the phases as the config's epochs are; seconds by
-    the measured rate of the training step alone.
+    Of ``gem`` splits and of folds seed ``i`` takes split ``i``. A budget in images or seconds is
+    turned into epochs, split over the phases as the config's epochs are; seconds by the measured
+    rate of the training step alone.
 
     Args:
       config: of the comparison.
@@ -91,7 +95,7 @@ def build(config: ConfigDict, dataset: Dataset, costs: dict[str, Any], which: Wh
     single.seed = seed
     single.model = ConfigDict(complete(fields["systems"][system], dataset.image_shape[0]))
     single.update(fields["training"].get(system, {}))
-    if single.data.splits == "gem":
+    if single.data.splits != "random":
         single.data.split_index = seed
     one, two = _epochs(config, len(dataset.splits["train"]), costs)
     single.phase1.epochs, single.phase2.epochs = one, two
