@@ -1,4 +1,4 @@
-"""Draw docs/architecture.svg, the network and its training: ``python docs/draw_architecture.py``."""
+"""Draw docs/architecture.svg, network and training: ``python docs/draw_architecture.py``."""
 
 from itertools import pairwise
 from pathlib import Path
