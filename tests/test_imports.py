@@ -42,6 +42,7 @@ ALLOWED: dict[str, set[str]] = {
     "checkpoint": {"errors", "step_folder"},
     "plots": {"files", "text"},
     "config": {"errors", "models", "phase"},
+    "config_fields": {"config", "models"},
     "state": {"optimizer"},
     "step": {"augment", "losses", "metrics", "optimizer", "state"},
     "evaluation": {
@@ -85,7 +86,7 @@ ALLOWED: dict[str, set[str]] = {
         *("run_files", "runs"),
         *("session", "sharding", "state", "track", "warm_start"),
     },
-    "launch": {"errors", "text"},
+    "launch": {"config_fields", "errors", "text"},
     "__init__": {"attention", "models", "optimizer", "version"},
 }
 

@@ -28,7 +28,7 @@ from cxv_jax.data.folds import Fold
 from cxv_jax.data.images import Resized
 from cxv_jax.data.splits import Dataset, Split, complete, only
 from cxv_jax.data.statistics import tell_odd
-from cxv_jax.errors import InputError
+from cxv_jax.errors import InputError, nearest
 
 OUTSIDE = ("folder", "csv", "npz")  # Kinds of sources that lie where the user says.
 MAX_SIZE = 4096  # Pixels a side: 50 MB an image.
@@ -36,6 +36,17 @@ WORDS = {
     "on_bad_image": ("refuse", "skip"),
     "splits": ("random", "folds", "gem"),
     "small_classes": ("split", "train"),
+}
+KINDS = (
+    *("digits", "cifar10", "cifar100", "fashion_mnist", "tiny_imagenet"),
+    *("tfds:NAME", "folder:PATH", "csv:FILE", "npz:FILE"),
+)
+MEANINGS = {
+    **{"cifar": "cifar10", "imagenet": "tiny_imagenet", "fashion": "fashion_mnist"},
+    **{"mnist": "digits", "numpy": "npz:file", "npz": "npz:file", "medmnist": "npz:file"},
+    **{"csv": "csv:file", "table": "csv:file"},
+    **dict.fromkeys(("folder", "dir", "directory", "image_folder", "pictures"), "folder:path"),
+    **dict.fromkeys(("tfds", "tensorflow_datasets"), "tfds:name"),
 }
 Parts = tuple[list[str], dict[str, Split]]  # Class names, and the source's own splits.
 
@@ -195,10 +206,12 @@ def _read(source: str, place: Path, image_size: int, on_bad_image: str) -> Parts
             from cxv_jax.data import prepared  # TFDS takes a while to import.
 
             return prepared.read(argument, place, image_size)
-    raise InputError(
-        f"data.source: {source!r} is none of digits, cifar10, cifar100, fashion_mnist, "
-        "tiny_imagenet, tfds:NAME, folder:PATH, csv:FILE, npz:FILE"
-    )
+    near = nearest(kind, KINDS, MEANINGS)
+    if (path := Path(source).expanduser()).exists():
+        kind = "folder" if path.is_dir() else "csv" if path.suffix == ".csv" else "npz"
+        near = f"; did you mean '{kind}:{source}'?"
+    near = near if "did you mean" in near else ""
+    raise InputError(f"data.source: {source!r} is none of {', '.join(KINDS)}{near}")
 
 
 def _resized(splits: Mapping[str, Split], image_size: int) -> dict[str, Split]:

@@ -1,13 +1,8 @@
 """A comparison on a screen: its runs as child processes, interrupted and told as commands are."""
 
-import fcntl
 import functools
-import itertools
 import json
-import os
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +40,7 @@ def launcher(lock: Path, interrupt: Interrupt) -> Launch:
 
     def child(module: str, arguments: list[str], log: Path) -> str | None:
         if not held:
-            held.append(_lock(lock, check))
+            held.append(children.hold(lock, check, command.say))
         check()
         stop = functools.partial(getattr, interrupt, "signal")
         error = children.run(module, arguments, log, keep_open=tuple(held), stop=stop)
@@ -63,18 +58,3 @@ def launcher(lock: Path, interrupt: Interrupt) -> Launch:
         return child("experiments.train", arguments, log)
 
     return Launch(profile, train)
-
-
-def _lock(path: Path, check: Callable[[], None]) -> int:
-    """Wait until no other comparison, nor what one that was killed has left running, holds it."""
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT)
-    for attempt in itertools.count():
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            break
-        except BlockingIOError:
-            if attempt == 0:
-                command.say(f"waiting for another comparison that works in {path.parent}")
-            check()
-            time.sleep(0.5)
-    return descriptor
