@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 CONFIG ?= experiments/configs/digits.py
 
-.PHONY: train test lint soak
+.PHONY: train test lint soak hostile
 
 train: .venv/installed
 	$(BIN)/python -m experiments.train --config=$(CONFIG) $(ARGS)
@@ -13,6 +13,9 @@ test: .venv/installed
 
 soak: .venv/installed
 	$(BIN)/python -m tests.faults.soak --kills=100 $(ARGS)
+
+hostile: .venv/installed
+	$(BIN)/python -m tests.faults.hostile --pictures=1000 --files=300 $(ARGS)
 
 lint: .venv/linters
 	.ci/lint

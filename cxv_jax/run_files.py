@@ -19,7 +19,9 @@ CUTTING = (
     "subset_per_class",
     "splits",
     "split_index",
+    "folds",
     "small_classes",
+    "classes",
 )
 
 

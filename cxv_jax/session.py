@@ -1,5 +1,6 @@
 """A config, wired: mesh, data set, loaders, model, both phases, evaluation."""
 
+from collections.abc import Mapping
 from functools import cached_property, partial
 from typing import Any
 
@@ -11,6 +12,7 @@ from ml_collections import ConfigDict
 from cxv_jax import augment, distributed, models, sharding, step
 from cxv_jax import state as train_states
 from cxv_jax.ahead import Ahead
+from cxv_jax.config import averages
 from cxv_jax.data.loader import Loader
 from cxv_jax.data.resident import ResidentLoader
 from cxv_jax.data.splits import Dataset
@@ -174,7 +176,11 @@ class WiredPhase:
             redraw_every=config.redraw_every,
             micro_batch=config.micro_batch,
             class_weights=session.class_weights,
+            average_from=max(0, fields.epochs - fields.average_epochs) * steps
+            if fields.average_epochs
+            else None,
         )
+        self._ema = averages(config, phase)
 
     @property
     def template(self) -> TrainState:
@@ -190,13 +196,14 @@ class WiredPhase:
             )
         return templates[self._phase]
 
-    def begin(self) -> TrainState:
-        """The state of a run that begins with this phase."""
-        return jax.jit(self._create, out_shardings=self._places)()
+    def begin(self, start: Mapping[str, np.ndarray] | None = None) -> TrainState:
+        """The state of a run that begins with this phase; ``start``: see :func:`.state.create`."""
+        return jax.jit(self._create, out_shardings=self._places)(dict(start or {}))
 
     def hand_over(self, best: TrainState) -> TrainState:
         """The first state of this phase from the best state of the last one."""
-        make = partial(train_states.hand_over, tx=self.tx)
+        fresh = self._session.config.phase2.fresh_state
+        make = partial(train_states.hand_over, tx=self.tx, ema=self._ema, fresh=fresh)
         return jax.jit(make, out_shardings=self._places)(best)
 
     @cached_property
@@ -215,8 +222,7 @@ class WiredPhase:
     def _places(self) -> TrainState:
         return jax.tree.map(lambda x: x.sharding, self.template)
 
-    def _create(self) -> TrainState:
+    def _create(self, start: Any = None) -> TrainState:
         session = self._session
         rng, shape = threefry.key(session.config.seed), session.dataset.image_shape
-        ema = session.config.ema_decay > 0
-        return train_states.create(session.model, self.tx, rng, shape, ema=ema)
+        return train_states.create(session.model, self.tx, rng, shape, ema=self._ema, start=start)

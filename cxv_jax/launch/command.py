@@ -78,9 +78,9 @@ def parse(argv: list[str], presets_in: Path | None = None) -> list[str]:
         fail(_one_line(error))
 
 
-def say(text: str, *, error: bool = False) -> None:
+def say(text: str, *, error: bool = False, end: str = "\n") -> None:
     """Print text with the names of files and classes in it, which may be anything."""
-    (sys.stderr if error else sys.stdout).write(printable(text, keep="\n") + "\n")
+    (sys.stderr if error else sys.stdout).write(printable(text, keep="\n") + end)
 
 
 def fail(message: str) -> NoReturn:
