@@ -12,11 +12,22 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 import jax
 import pytest
 from absl import flags
+from hypothesis import HealthCheck, settings
 from jaxtyping import install_import_hook
 
 from tests import typecheck
 
 install_import_hook("cxv_jax", f"{typecheck.__name__}.check")
+# The same few examples everywhere, and none kept in the checkout.
+settings.register_profile(
+    "few",
+    max_examples=10,
+    derandomize=True,
+    database=None,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow],  # A busy machine is no fault of a test.
+)
+settings.load_profile("few")
 flags.FLAGS.mark_as_parsed()  # Grain's workers refuse to start before flags are parsed.
 jax.config.update("jax_numpy_rank_promotion", "raise")
 

@@ -33,7 +33,7 @@ ALLOWED: dict[str, set[str]] = {
     "jsonable": {"errors"},
     "data": {"errors", "files", "jsonable", "machine"},
     "distributed": {"errors"},
-    "torch_import": {"errors"},
+    "torch_import": {"errors", "machine"},
     "records": {"jsonable", "phase"},
     "figures": set(),
     "step_folder": {"files"},
@@ -55,7 +55,7 @@ ALLOWED: dict[str, set[str]] = {
     "journal": {"errors", "files", "jsonable", "records"},
     "final_table": {"figures", "phase", "records", "text"},
     "report": {"files", "final_table", "journal", "phase", "plots", "records", "text"},
-    "run_files": {"data", "errors"},
+    "run_files": {"config", "data", "errors"},
     "runs": {
         *("checkpoint", "config", "data", "distributed", "errors", "files", "jsonable"),
         *("lock", "machine", "optimizer", "phase", "records", "run_files", "session", "state"),

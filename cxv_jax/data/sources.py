@@ -79,7 +79,7 @@ def load(
     _check(("small_classes", small_classes, "split train"))
     if not 0 <= image_size <= MAX_SIZE:
         raise InputError(f"data.image_size: expected 0 to {MAX_SIZE}, got {image_size}")
-    class_names, parts = _opened(source, data_dir, image_size, on_bad_image)
+    class_names, parts = opened(source, data_dir, image_size, on_bad_image)
     if keep is not None:
         return stored.restore(source, class_names, parts, keep, wanted)
     return complete(
@@ -140,7 +140,8 @@ def is_outside(source: str, own: str) -> bool:
     return kind in ("folder", "npz") and (kind != own_kind or places[0] != places[1])
 
 
-def _opened(source: str, data_dir: str, image_size: int, on_bad_image: str) -> Parts:
+def opened(source: str, data_dir: str, image_size: int, on_bad_image: str) -> Parts:
+    """Class names and the source's own splits, before any is cut; arguments as in :func:`load`."""
     place = Path(data_dir).expanduser() if data_dir else default_dir()
     class_names, parts = _read(source, place, image_size, on_bad_image)
     parts = _resized(parts, image_size)
