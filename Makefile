@@ -9,7 +9,7 @@ train: .venv/installed
 	$(BIN)/python -m experiments.train --config=$(CONFIG) $(ARGS)
 
 test: .venv/installed
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest --numprocesses=2 --dist=worksteal --durations=10 $(ARGS)
 
 soak: .venv/installed
 	$(BIN)/python -m tests.faults.soak --kills=100 $(ARGS)

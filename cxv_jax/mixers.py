@@ -88,6 +88,8 @@ class MultiHeadAttention(nn.Module):
     before ``W_out``, which raises the rank of what a linear attention can say (both as in Han et
     al. 2024, arXiv 2405.16605). Both work for any ``attend``.
 
+    Where the collection ``attention`` is mutable, it gets :func:`attention.token_weights`.
+
     Attributes:
       attend: a function ``(query, key, value) -> out`` on ``[batch, length, heads, head_dim]``,
         or what makes a Flax module that does it, see :func:`owned`.
@@ -112,12 +114,16 @@ class MultiHeadAttention(nn.Module):
         """Apply to tokens or a map."""
         inner, lead = self.num_heads * self.head_dim, x.shape[:-1]
         qkv = self._projection(3 * inner, self.qkv_bias, "qkv")(x)
-        heads = (lead[0], -1, self.num_heads, self.head_dim)
+        tokens, heads = (lead[0], -1, inner), (lead[0], -1, self.num_heads, self.head_dim)
         # split, not indexing: its gradient is one concatenation, not three padded sums; and of two
         # dimensions, as Dense: the concatenation then needs no other layout.
         parts = jnp.split(qkv.reshape(-1, 3 * inner), 3, axis=-1)
         attend = owned(self.attend, "attend")
-        out = attend(*(part.reshape(heads) for part in parts)).reshape(*lead, inner)
+        # One axis at a time: more at once, and JAX asks for the shardings on an Explicit mesh.
+        query, key, value = (part.reshape(tokens).reshape(heads) for part in parts)
+        out = attend(query, key, value).reshape(tokens).reshape(*lead, inner)
+        if self.is_mutable_collection("attention") and not self.is_initializing():
+            self.sow("attention", "token_weights", _token_weights(attend, query, key))
         if self.local:
             out += DepthwiseConv(3, dtype=self.dtype, name="local")(parts[2].reshape(out.shape))
         if self.gate:
@@ -129,6 +135,19 @@ class MultiHeadAttention(nn.Module):
         if self.kernel_size == 1:
             return Dense(features, use_bias, self.dtype, self.init_std, name=name)
         return Conv(features, self.kernel_size, use_bias=use_bias, dtype=self.dtype, name=name)
+
+
+def _token_weights(attend: AttentionFn, query: Array, key: Array) -> Array:
+    """:func:`attention.token_weights`, also of a module, whose variables Flax has to hand on."""
+    if not isinstance(attend, nn.Module):
+        return attention.token_weights(attend, query, key)
+    variables = attend.variables
+
+    def apart(query: Array, key: Array, value: Array) -> Array:
+        out: Any = attend.clone(parent=None, name=None).apply(variables, query, key, value)
+        return out
+
+    return attention.token_weights(apart, query, key)
 
 
 class Softmax(nn.Module):
@@ -165,11 +184,13 @@ class InSequence(nn.Module):
     @nn.compact
     def __call__(self, query: Array, key: Array, value: Array) -> Array:
         """Attend on ``[batch, length, heads, head_dim]``."""
-        padding = ((0, 0), (-query.shape[1] % self.multiple, 0), (0, 0), (0, 0))
+        length, m = query.shape[1], self.multiple
+        extra = -(-length // m) * m - length  # As in kernels.landmarks.
+        padding = ((0, 0), (extra, 0), (0, 0), (0, 0))
         query, key, value = (jnp.pad(x, padding) for x in (query, key, value))
         if self.rope:
             query, key = _rotate(query), _rotate(key)
-        return owned(self.attend, "attend")(query, key, value)[:, padding[1][0] :]
+        return owned(self.attend, "attend")(query, key, value)[:, extra:]
 
 
 class LinformerAttention(nn.Module):

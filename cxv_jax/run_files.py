@@ -20,7 +20,9 @@ CUTTING = (
     "subset_per_class",
     "splits",
     "split_index",
+    "folds",
     "small_classes",
+    "classes",
 )
 
 

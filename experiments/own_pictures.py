@@ -4,8 +4,9 @@ import contextlib
 import functools
 import logging
 import math
+import re
 from argparse import ArgumentParser
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -80,7 +81,7 @@ def with_config(argv: list[str]) -> list[str]:
 
 @functools.cache
 def look(data: str, recipe: str = "") -> Look:
-    """Look at the pictures in a folder or an npz file.
+    """Look at the pictures in a folder, in a table of files, or in an npz file.
 
     Raises:
       InputError: there are none, or they cannot be used.
@@ -92,8 +93,8 @@ def look(data: str, recipe: str = "") -> Look:
     source = source_of(data)
     path = Path(source.partition(":")[2]).expanduser()
     with _quiet():
-        if source.startswith("folder:"):
-            layout, side = _layout(path), median_side(path)
+        if not source.startswith("npz:"):
+            layout, side = _layout(path), median_side(_files(path))
             size = min(side, SIDE)
         else:
             layout = "an npz file"
@@ -201,40 +202,50 @@ def _why(taken: str, ours: str, number: int, limit: int) -> str:
 
 
 def source_of(data: str) -> str:
-    """``folder:PATH`` or ``npz:FILE`` for a path.
+    """``folder:PATH``, ``csv:FILE`` or ``npz:FILE`` for a path.
 
     Raises:
-      InputError: it is neither a folder nor an npz file.
+      InputError: it is none of them.
     """
-    name = data.removeprefix("folder:").removeprefix("npz:")
+    name = re.sub("^(folder|csv|npz):", "", data)
     path = Path(name).expanduser()
     if path.is_dir():
         return f"folder:{name}"
-    if path.is_file() and path.suffix.lower() == ".npz":
-        return f"npz:{name}"
+    if path.is_file() and path.suffix.lower() in (".npz", ".csv"):
+        return f"{path.suffix.lower()[1:]}:{name}"
     raise InputError(
-        f"data={data}: expected a folder of pictures (CLASS/*.jpg, or train/CLASS/*.jpg) or an npz "
-        "file; sets with a name have configs: --config=experiments/configs/cifar10.py"
+        f"data={data}: expected a folder of pictures (CLASS/*.jpg, or train/CLASS/*.jpg), a "
+        "csv file (path,label) or an npz file; sets with a name have configs: "
+        "--config=experiments/configs/cifar10.py"
     )
 
 
-def median_side(path: Path, most: int = 200) -> int:
-    """Pixels of the shorter side of a folder's pictures, the median of up to ``most``."""
+def median_side(files: Sequence[Path], most: int = 200) -> int:
+    """Pixels of the shorter side of pictures, the median of up to ``most``."""
     from PIL import Image
 
-    from cxv_jax.data.folder import pictures
     from cxv_jax.data.images import READERS
 
-    files, sides = [file for file in pictures(path) if file.is_file()], []
+    sides = []
     for i in np.linspace(0, len(files) - 1, min(most, len(files))).astype(int):
         with contextlib.suppress(Exception), Image.open(files[i], "r", READERS) as image:
             sides.append(min(image.size))
     return max(int(np.median(sides)), 8) if sides else SIDE  # Without any, reading says why.
 
 
+def _files(path: Path) -> list[Path]:
+    from cxv_jax.data import csv_table, folder
+
+    if path.is_file():
+        return [path.parent / row.name for row in csv_table.rows(path)]
+    return [file for file in folder.pictures(path) if file.is_file()]
+
+
 def _layout(path: Path) -> str:
     from cxv_jax.data.folder import split_folders
 
+    if path.is_file():
+        return "a table of files"
     found = sorted(split_folders(path))
     return f"split folders {', '.join(found)}" if found else "class folders"
 

@@ -81,8 +81,16 @@ def test_evaluate_repeats_what_training_measured(
     share = f"{100 * three['hits'] / three['count']:.2f}"
     lines = [line.split() for line in printed.splitlines()]
     assert [share, "%"] in [line[-2:] for line in lines if line[:3] == row]
-    with Image.open(trained.workdir / "confusion.png") as picture:
-        picture.load()
+    for name in ("confusion.png", "reliability.png"):
+        with Image.open(trained.workdir / name) as picture:
+            picture.load()
+    fitted = trained.summary.calibration
+    assert fitted.images == 144
+    assert found["ece"] == pytest.approx(fitted.ece)
+    assert found["temperature"] == fitted.temperature
+    assert found["calibrated_ece"] == pytest.approx(fitted.calibrated_ece)
+    assert f"at the temperature of the run, {fitted.temperature:.3f}" in printed
+    assert found["auroc"] == pytest.approx(trained.summary.phases["phase2"].test_auroc)
 
 
 def test_evaluate_keeps_to_the_images_that_were_held_out(

@@ -1,6 +1,7 @@
 """The two-phase optimizer against PyTorch's stored steps and against plain optax."""
 
 from pathlib import Path
+from typing import Any
 
 import chex
 import jax
@@ -8,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from flax import nnx
 
 from cxv_jax import optimizer
 from cxv_jax.errors import InputError
@@ -103,6 +105,47 @@ def test_a_new_learning_rate_needs_no_new_trace() -> None:
     chex.assert_trees_all_equal(still, moved)
 
 
+@pytest.mark.parametrize("rate", [0.5, lambda step: 0.5 / (1 + step)])
+@pytest.mark.parametrize("inside", [True, False])
+def test_a_rate_is_set_inside_jit_and_outside_and_ends_a_schedule(rate: Any, inside: bool) -> None:
+    members = {"a": optimizer.sgd(rate, momentum=0.0), "b": optimizer.sgd(rate, momentum=0.0)}
+    phase = optimizer.phase(members, labels=[("head", "a"), (".*", "b")])
+    tx = optimizer.clipped(phase, 100.0)
+    ones = jax.tree.map(jnp.ones_like, PARAMS)
+
+    traces = []
+
+    @jax.jit
+    def update(opt_state, new):
+        traces.append(new)
+        if inside:
+            opt_state = optimizer.with_learning_rates(opt_state, {"a": new})
+        return tx.update(ones, opt_state, PARAMS)
+
+    opt_state = tx.init(PARAMS)
+    for step, new in enumerate((0.1, 0.1, 0.3)):
+        if not inside:
+            opt_state = optimizer.with_learning_rates(opt_state, {"a": new})
+        updates, opt_state = update(opt_state, jnp.float32(new))
+        other = rate(step) if callable(rate) else rate
+        np.testing.assert_allclose(updates["head"]["bias"], -new, rtol=1e-6)
+        np.testing.assert_allclose(updates["body"]["kernel"], -other, rtol=1e-6)
+        np.testing.assert_allclose(optimizer.learning_rates(opt_state)["a"], new, rtol=1e-6)
+    assert len(traces) == 1
+    updates, _ = tx.update(ones, opt_state, PARAMS)  # Without setting it again.
+    np.testing.assert_allclose(updates["head"]["bias"], -0.3, rtol=1e-6)
+    with pytest.raises(InputError, match="under c"):
+        optimizer.with_learning_rates(opt_state, {"c": 1.0})
+
+
+def test_patterns_are_the_same_for_nnx_and_linen() -> None:
+    state = nnx.state(nnx.Linear(2, 3, rngs=nnx.Rngs(0)), nnx.Param)
+    labels = optimizer.label_params(state, [("^kernel$", "matrix"), ("^bias$", "vector")])
+    assert sorted(jax.tree.leaves(labels)) == ["matrix", "vector"]
+    with pytest.raises(InputError, match="'bias'"):
+        optimizer.label_params(state, [("kernel", "matrix")])
+
+
 @pytest.mark.parametrize("kind", ["constant", "cosine"])
 def test_schedules_follow_their_formula(kind: str) -> None:
     rate = optimizer.schedule(kind, 0.1, warmup_steps=5, total_steps=25)
@@ -188,8 +231,11 @@ def test_muon_steps_along_the_orthogonal_factor_of_every_kernel() -> None:
     ("name", "options", "message"),
     [
         ("lbfgs", {}, "needs a line search"),
-        ("sam", {}, "needs two gradients a step"),
-        ("schedule_free_adamw", {}, "needs other weights in evaluation"),
+        ("schedule_free", {}, "there are schedule_free_sgd"),
+        ("sam", {"rhoo": 1}, "'sam' refused its options.*rhoo"),
+        ("sam", {"rho": "wide"}, "'sam' refused its options"),
+        ("momo", {}, "'momo' refused its options.*value"),
+        ("ademamix", {"b1": "half"}, "'ademamix' refused its options"),
         ("muon", {"nesterof": True}, "'muon' refused its options.*nesterof"),
         ("ademamix", {"beta": 1}, "'ademamix' refused its options.*beta"),
         ("muons", {}, "no optimizer 'muons'"),
@@ -211,3 +257,20 @@ def test_schedules_end_at_their_floor() -> None:
     np.testing.assert_allclose([cosine(i) for i in (0, 3, 10)], expected, rtol=1e-6)
     with pytest.raises(InputError, match="choose from constant, cosine, linear"):
         optimizer.schedule("step", 0.1)
+
+
+def test_schedule_free_evaluates_the_mean_of_its_steps() -> None:
+    """At a constant rate: x is the mean of z, and training goes on at y between both."""
+    tx = optimizer.phase({"x": optimizer.by_name("schedule_free_sgd", 0.1, {"b1": 0.9})})
+    params, opt_state = jnp.asarray([1.0, -2.0]), tx.init(jnp.asarray([1.0, -2.0]))
+    y = z = x = np.asarray([1.0, -2.0])
+    for t in range(1, 6):
+        z = z - 0.1 * np.sin(y)
+        x = x + (z - x) / t
+        y = 0.1 * z + 0.9 * x
+        updates, opt_state = tx.update(jnp.sin(params), opt_state, params)
+        params = optax.apply_updates(params, updates)
+    np.testing.assert_allclose(params, y, rtol=1e-5)
+    np.testing.assert_allclose(optimizer.evaluated(opt_state, params), x, rtol=1e-5)
+    plain = optimizer.phase({"sgd": optimizer.sgd()})
+    assert optimizer.evaluated(plain.init(params), params) is params

@@ -14,7 +14,7 @@ from jaxtyping import Float
 from cxv_jax.errors import InputError
 from cxv_jax.layers import Dense, Dropout, LayerNorm
 from cxv_jax.mixers import MultiHeadAttention, Softmax
-from cxv_jax.models.embed import ConvEmbed, check_images
+from cxv_jax.models.embed import ConvEmbed, as_features, check_images
 from cxv_jax.models.remat import run_blocks
 from cxv_jax.models.trunk import Block
 
@@ -93,7 +93,7 @@ class CCT(nn.Module):
         x = Dropout(self.dropout)(x + self._positions(x).astype(x.dtype), train=train)
         rates = np.linspace(0, self.drop_path, self.depth).tolist()
         x = run_blocks(self, [self._block(rate, train) for rate in rates], x, train=train)
-        self.sow("intermediates", "features", x)
+        x = as_features(self, x)
         x = LayerNorm(name="head_norm")(x.astype(jnp.float32))
         weights = jax.nn.softmax(Dense(1, init_std=INIT_STD, name="pool")(x), axis=1)
         return Dense(self.num_classes, init_std=INIT_STD, name="head")((weights * x).sum(1))
@@ -154,8 +154,9 @@ class CCT(nn.Module):
         )
 
 
-def _sine_table(length: int, channels: int) -> np.ndarray:
+def _sine_table(length: int, channels: int) -> Any:
     """Sine (even channels) and cosine of ``j / 10000^(2 floor(i / 2) / channels)``, float32."""
-    i = np.arange(channels)
-    angle = np.arange(length)[:, None] / 10000 ** (2 * (i // 2) / channels)
-    return np.where(i % 2, np.cos(angle), np.sin(angle)).astype(np.float32)[None]
+    numpy: Any = np if isinstance(length, int) else jnp  # jnp: of a symbol of jax.export.
+    i = np.arange(channels)[None]
+    angle = numpy.arange(length)[:, None] / 10000 ** (2 * (i // 2) / channels)
+    return numpy.where(i % 2, numpy.cos(angle), numpy.sin(angle)).astype(np.float32)[None]

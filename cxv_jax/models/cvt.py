@@ -13,8 +13,8 @@ from jaxtyping import Float
 
 from cxv_jax.errors import InputError
 from cxv_jax.layers import BatchNorm, Conv, Dense, DepthwiseConv, LayerNorm, gelu
-from cxv_jax.models.embed import check_images
-from cxv_jax.models.trunk import Block
+from cxv_jax.models.embed import as_features, check_images
+from cxv_jax.models.trunk import Block, prepended
 
 
 class CvT(nn.Module):
@@ -86,9 +86,11 @@ class CvT(nn.Module):
                 block = self._block(stage, i, (height, width), drop_path)
                 tokens = block(tokens, train=train)
             x = tokens[:, -height * width :].reshape(batch, height, width, channels)
-        self.sow("intermediates", "features", x)
-        tokens = tokens.astype(jnp.float32)
-        pooled = LayerNorm(name="head_norm")(tokens[:, 0]) if self.original else tokens.mean(1)
+        x = as_features(self, x).astype(jnp.float32)
+        if self.original:
+            pooled = LayerNorm(name="head_norm")(tokens[:, 0].astype(jnp.float32))
+        else:
+            pooled = x.mean((1, 2))
         return Dense(self.num_classes, init_std=self._init_std, name="head")(pooled)
 
     @property
@@ -120,10 +122,9 @@ class CvT(nn.Module):
         return LayerNorm(dtype=self.dtype, name=f"embed_norm_{stage}")(conv(x))
 
     def _with_class_token(self, tokens: Array) -> Array:
-        batch, _, channels = tokens.shape
-        token = self.param("cls_token", nn.initializers.normal(0.02), (1, 1, channels))
-        token = jnp.broadcast_to(token, (batch, 1, channels)).astype(tokens.dtype)
-        return jnp.concatenate([token, tokens], axis=1)
+        shape = (1, 1, tokens.shape[-1])
+        token = self.param("cls_token", nn.initializers.normal(0.02), shape)
+        return prepended(token.astype(tokens.dtype), tokens)
 
     def _block(self, stage: int, index: int, grid: tuple[int, int], drop_path: float) -> Block:
         channels, heads = self.embed_dims[stage], self.num_heads[stage]

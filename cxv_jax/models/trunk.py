@@ -5,12 +5,13 @@ from functools import partial
 from typing import Any, Literal
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float
 
 from cxv_jax.layers import Dense, Dropout, DropPath, LayerNorm, Mlp, gelu
-from cxv_jax.models.embed import check_images, vix_embed
+from cxv_jax.models.embed import as_features, check_images, vix_embed
 from cxv_jax.models.remat import run_blocks
 
 Mixer = Callable[..., nn.Module]  # Takes a name.
@@ -53,6 +54,13 @@ class Block(nn.Module):
         mlp = Mlp(self.hidden, self.dropout, self.dtype, self.activation, self.init_std, name="mlp")
         out = DropPath(self.drop_path)(mlp(normed, train=train), train=train)
         return (normed if self.keep_normed else x) + out
+
+
+def prepended(token: Array, x: Array) -> Array:
+    """``token``, ``[1, 1, channels]``, before the tokens of every image, split as they are."""
+    shape = (x.shape[0], 1, x.shape[-1])
+    first = jnp.broadcast_to(token, shape, out_sharding=jax.typeof(x).sharding)
+    return jnp.concatenate([first, x], axis=1)
 
 
 class TokenTrunk(nn.Module):
@@ -121,7 +129,7 @@ class TokenTrunk(nn.Module):
         x = Dropout(self.embed_dropout)(x, train=train)
         block = partial(Block, self._mixer(), self.mlp_dim, dropout=self.dropout, dtype=self.dtype)
         x = run_blocks(self, [block] * self.depth, x, train=train)
-        self.sow("intermediates", "features", x)
+        x = as_features(self, x)
         x = x.astype(jnp.float32)
         pooled = x[:, 0] if self.pool == "cls" else x.mean(1)
         return Dense(self.num_classes, name="head")(LayerNorm(name="head_norm")(pooled))
@@ -129,7 +137,7 @@ class TokenTrunk(nn.Module):
     def _with_class_token_and_positions(self, x: Array) -> Array:
         normal = nn.initializers.normal(1.0)
         token = self.param("cls_token", normal, (1, 1, x.shape[-1])).astype(x.dtype)
-        x = jnp.concatenate([jnp.broadcast_to(token, (x.shape[0], 1, x.shape[-1])), x], axis=1)
+        x = prepended(token, x)
         if not self.learned_positions:
             return x
         return x + self.param("pos_embedding", normal, (1, *x.shape[1:])).astype(x.dtype)

@@ -13,7 +13,7 @@ from cxv_jax.errors import InputError
 from cxv_jax.torch_import.files import load_state_dict
 from cxv_jax.torch_import.keys import is_unused, keys_of, rules_of
 
-__all__ = ["cxv_sizes", "from_torch", "load_state_dict"]
+__all__ = ["classes_of", "cxv_sizes", "from_torch", "load_state_dict"]
 
 
 def from_torch(model: nn.Module, state_dict: Mapping[str, Any]) -> dict[str, Any]:
@@ -60,6 +60,18 @@ def from_torch(model: nn.Module, state_dict: Mapping[str, Any]) -> dict[str, Any
         )
         raise InputError(f"the weights do not fit the model: {listed}")
     return flax.traverse_util.unflatten_dict(variables, sep="/")
+
+
+def classes_of(model: nn.Module, state_dict: Mapping[str, Any]) -> int:
+    """How many classes the weights of a ``model`` tell apart, by the bias of its head.
+
+    Raises:
+      InputError: there is no such bias.
+    """
+    (key,) = keys_of("params/head/bias", rules_of(model))
+    if key not in state_dict:
+        raise InputError(f"these are not the weights of {type(model).__name__}: no {key}")
+    return int(np.shape(state_dict[key])[0])
 
 
 def cxv_sizes(state_dict: Mapping[str, Any]) -> dict[str, Any]:

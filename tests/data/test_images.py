@@ -36,14 +36,18 @@ def test_the_centre_is_cropped(shape):
     np.testing.assert_array_equal(decode(packed(pixels), 24), expected)
 
 
-@pytest.mark.parametrize(("shape", "size"), [((50, 30), 12), ((30, 55), 12), ((9, 7), 20)])
-def test_the_shorter_side_is_resized_without_aliasing(shape, size):
+@pytest.mark.parametrize(
+    ("shape", "size"),
+    [((50, 30), 12), ((30, 55), 12), ((9, 7), 20), ((50, 30), (12, 16)), ((30, 55), (20, 8))],
+)
+def test_pictures_are_resized_to_cover_without_aliasing(shape, size):
     pixels = np.random.default_rng(2).integers(0, 256, (*shape, 3), np.uint8)
-    scale = size / min(shape)
+    sides = (size, size) if isinstance(size, int) else size
+    scale = max(wanted / had for wanted, had in zip(sides, shape, strict=True))
     target = [round(side * scale) for side in shape]
     resized = np.asarray(jax.image.resize(pixels.astype(np.float32), (*target, 3), "linear"))
-    top, left = ((side - size) // 2 for side in target)
-    expected = resized[top : top + size, left : left + size]
+    top, left = ((had - side) // 2 for had, side in zip(target, sides, strict=True))
+    expected = resized[top : top + sides[0], left : left + sides[1]]
     assert abs(decode(packed(pixels), size) - expected).max() <= 1.01  # Pillow rounds twice.
 
 

@@ -50,7 +50,7 @@ class Victims:
 
     def __init__(self, folder: Path):
         self._config, self._log = folder / "given.json", folder / "log.txt"
-        self._config.write_text(tiny_config().to_json())
+        self.give(tiny_config())
         self._server = subprocess.Popen(
             [sys.executable, "-m", "tests.faults.victim"],
             cwd=ROOT,
@@ -59,6 +59,10 @@ class Victims:
             stdout=subprocess.PIPE,
             text=True,
         )
+
+    def give(self, config: ConfigDict) -> None:
+        """The config of the trainings that follow."""
+        self._config.write_text(config.to_json())
 
     def __enter__(self) -> "Victims":
         return self
