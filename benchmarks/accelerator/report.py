@@ -6,9 +6,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from benchmarks.accelerator import figures
-from benchmarks.accelerator.goldens import outcomes
+from benchmarks.accelerator.results import outcomes, training
 from benchmarks.accelerator.tasks import Task
-from benchmarks.accelerator.trainings import training
 from cxv_jax import tables
 from cxv_jax.files import write_text
 
