@@ -31,12 +31,12 @@ SHARES = (  # In [0, 1).
 def base(model: str, source: str) -> ConfigDict:
     """A run of ``model`` on ``source`` with the paper's method: AdamW, then SGD."""
     config = ConfigDict()
-    config.seed = 0
+    config.seed = 0  # Of everything random: weights, splits, order, augmentation.
     config.model = ConfigDict({"name": model, **models.defaults(model)})
     config.data = ConfigDict(
         {
-            "source": source,
-            "data_dir": "",
+            "source": source,  # See cxv_jax.data.sources.
+            "data_dir": "",  # Where its files are; empty: TFDS's folder.
             "image_size": 0,  # 0: as the source has it.
             "val_fraction": 0.1,  # Held out of train for patience and selection.
             "val_per_class": 0,  # Wins over val_fraction.
@@ -48,20 +48,20 @@ def base(model: str, source: str) -> ConfigDict:
             "on_bad_image": "refuse",  # Or "skip".
             "classes": (),  # Names of those to keep; none: all.
             "small_classes": "split",  # Or "train": nothing is held out of fewer than 5 images.
-            "mean": (0.5, 0.5, 0.5),
-            "std": (0.5, 0.5, 0.5),
+            "mean": (0.5, 0.5, 0.5),  # Of each channel in 0..1, subtracted.
+            "std": (0.5, 0.5, 0.5),  # Their deviation, divided by.
             "loader": "auto",  # Or "resident" (in accelerator memory), "streaming" (Grain).
             "memory_share": 0.4,  # Of the device's memory that a resident set may take.
-            "workers": 0,
+            "workers": 0,  # Processes of Grain that read images; 0: threads of this one.
         }
     )
     config.init_from = ""  # A run's folder or a file of weights to begin with; see warm_start.py.
-    config.batch_size = 64
-    config.eval_batch_size = 256
+    config.batch_size = 64  # Images of one update, over all devices.
+    config.eval_batch_size = 256  # Images of one call in evaluation and prediction.
     config.micro_batch = 0  # Images of one forward and backward pass; 0: the whole batch.
     config.memory_gb = 0.0  # Of the device: chooses micro_batch and remat to fit; 0: as they are.
-    config.phase1 = phase("adamw", 100, weight_decay=0.01)
-    config.phase2 = phase("sgd", 100, momentum=0.9)
+    config.phase1 = phase("adamw", 100, weight_decay=0.01)  # The first optimizer.
+    config.phase2 = phase("sgd", 100, momentum=0.9)  # The second, from the best weights.
     config.phase2.keep = ""  # Parameters (a pattern) that stay on phase one's optimizer.
     config.phase2.fresh_state = True  # False: phase one's optimizer goes on with its state.
     config.handed = "best"  # The weights that phase two begins with; or "last", phase one's last.
@@ -85,7 +85,7 @@ def phase(optimizer: str, epochs: int, **options: float) -> ConfigDict:
             "optimizer": optimizer,  # Any optax optimizer; adamw and sgd with PyTorch's defaults.
             "options": options,  # For the optimizer, e.g. weight_decay or momentum.
             "decay_kernels_only": False,  # True: no weight decay on biases and norms.
-            "learning_rate": 1e-3,
+            "learning_rate": 1e-3,  # The highest of the schedule.
             "schedule": "constant",  # Or "cosine", "linear", over `epochs`.
             "floor": 0.0,  # Where those end, as a share of the rate.
             "warmup_epochs": 0,  # Linear, from near 0; at most half the phase.
@@ -93,20 +93,20 @@ def phase(optimizer: str, epochs: int, **options: float) -> ConfigDict:
             "patience": 20,  # Epochs without improvement that end the phase.
             "frozen": "",  # A pattern of the paths of parameters that stay: "stem|stage_0".
             "rates": (),  # Patterns, and shares of the rate there: (("stage_1", 0.1), ...).
-            "label_smoothing": 0.0,
+            "label_smoothing": 0.0,  # Share of each target that goes to all classes.
             "clip_norm": 0.0,  # The gradient's global norm is cut to it; 0: not at all.
             "average_epochs": 0,  # Of them, the last: their weights' mean is evaluated; 0: no mean.
             "light_share": 0.0,  # Of its steps, the last: without policy, erasing and mixing.
             "augment": {  # See cxv_jax.augment.make.
-                "flip": False,
-                "crop_padding": 0,
-                "random_resized_crop": 0.0,
-                "policy": "none",
-                "rand_layers": 2,
-                "rand_magnitude": 9,
-                "erase_probability": 0.0,
-                "mixup_alpha": 0.0,
-                "cutmix_alpha": 0.0,
+                "flip": False,  # Mirrors half of the images left to right.
+                "crop_padding": 0,  # Pixels of border before a random crop to the old size.
+                "random_resized_crop": 0.0,  # Least share of the area that is cut out; 0: off.
+                "policy": "none",  # Or "trivial" (TrivialAugmentWide), "rand" (RandAugment).
+                "rand_layers": 2,  # RandAugment's operations an image.
+                "rand_magnitude": 9,  # Their strength, 0 to 30.
+                "erase_probability": 0.0,  # Share of the images that get a black box.
+                "mixup_alpha": 0.0,  # Of mixup; 0: off.
+                "cutmix_alpha": 0.0,  # Of CutMix; 0: off.
             },
         }
     )

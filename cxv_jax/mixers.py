@@ -114,13 +114,14 @@ class MultiHeadAttention(nn.Module):
         """Apply to tokens or a map."""
         inner, lead = self.num_heads * self.head_dim, x.shape[:-1]
         qkv = self._projection(3 * inner, self.qkv_bias, "qkv")(x)
-        heads = (lead[0], -1, self.num_heads, self.head_dim)
+        tokens, heads = (lead[0], -1, inner), (lead[0], -1, self.num_heads, self.head_dim)
         # split, not indexing: its gradient is one concatenation, not three padded sums; and of two
         # dimensions, as Dense: the concatenation then needs no other layout.
         parts = jnp.split(qkv.reshape(-1, 3 * inner), 3, axis=-1)
         attend = owned(self.attend, "attend")
-        query, key, value = (part.reshape(heads) for part in parts)
-        out = attend(query, key, value).reshape(*lead, inner)
+        # One axis at a time: more at once, and JAX asks for the shardings on an Explicit mesh.
+        query, key, value = (part.reshape(tokens).reshape(heads) for part in parts)
+        out = attend(query, key, value).reshape(tokens).reshape(*lead, inner)
         if self.is_mutable_collection("attention") and not self.is_initializing():
             self.sow("attention", "token_weights", _token_weights(attend, query, key))
         if self.local:
@@ -183,11 +184,13 @@ class InSequence(nn.Module):
     @nn.compact
     def __call__(self, query: Array, key: Array, value: Array) -> Array:
         """Attend on ``[batch, length, heads, head_dim]``."""
-        padding = ((0, 0), (-query.shape[1] % self.multiple, 0), (0, 0), (0, 0))
+        length, m = query.shape[1], self.multiple
+        extra = -(-length // m) * m - length  # As in kernels.landmarks.
+        padding = ((0, 0), (extra, 0), (0, 0), (0, 0))
         query, key, value = (jnp.pad(x, padding) for x in (query, key, value))
         if self.rope:
             query, key = _rotate(query), _rotate(key)
-        return owned(self.attend, "attend")(query, key, value)[:, padding[1][0] :]
+        return owned(self.attend, "attend")(query, key, value)[:, extra:]
 
 
 class LinformerAttention(nn.Module):

@@ -3,14 +3,15 @@ r"""The two-phase optimizer: AdamW until it stops improving, then SGD from the b
 Plain optax: each phase is an ``optax.multi_transform`` over labels that come from path patterns;
 its members are wrapped by ``optax.inject_hyperparams``, so learning rates live in the state.
 
-Example (outside this project, ten lines):
+Example (outside this project): a schedule, clipped gradients, a partial handoff, a frozen stem.
   >>> import jax, jax.numpy as jnp, optax
   >>> from cxv_jax import optimizer
-  >>> params = {"body": jnp.ones(3), "head": jnp.ones(2)}
-  >>> one = optimizer.phase({"adamw": optimizer.adamw(1e-3)})
+  >>> params = {"stem": jnp.ones(2), "body": jnp.ones(3), "head": jnp.ones(2)}
+  >>> warm = optimizer.schedule("cosine", 1e-3, warmup_steps=1, total_steps=4)
+  >>> one = optimizer.clipped(optimizer.phase({"adamw": optimizer.adamw(warm)}), norm=1.0)
   >>> two = optimizer.phase(
-  ...     {"sgd": optimizer.sgd(1e-3), "adamw": optimizer.adamw(1e-4)},
-  ...     labels=[("head", "adamw"), (".*", "sgd")])  # A partial handoff: the head stays.
+  ...     {"off": optax.set_to_zero(), "sgd": optimizer.sgd(1e-3), "adamw": optimizer.adamw(warm)},
+  ...     labels=[("stem", "off"), ("head", "adamw"), (".*", "sgd")])
   >>> tx, opt_state = one, one.init(params)
   >>> for step in range(4):
   ...     if step == 2:  # No more progress: hand the best parameters over.
@@ -20,6 +21,7 @@ Example (outside this project, ten lines):
   ...     params = optax.apply_updates(params, updates)
   >>> sorted(optimizer.learning_rates(opt_state))
   ['adamw', 'sgd']
+  >>> opt_state = optimizer.with_learning_rates(opt_state, {"adamw": 1e-4})  # Its schedule ends.
 """
 
 import inspect
@@ -45,7 +47,7 @@ def injected(
 ) -> optax.GradientTransformation:
     """Any optax optimizer with its learning rate in the state, as float32.
 
-    A new rate (``optax.tree.set(state, learning_rate=...)``) then needs no new trace.
+    :func:`with_learning_rates` sets it without a new trace.
 
     Args:
       factory: e.g. ``optax.adamw``; must take ``learning_rate``.
@@ -57,7 +59,29 @@ def injected(
     wrapped = optax.inject_hyperparams(
         factory, static_args=constants | set(options), hyperparam_dtype=jnp.float32
     )
-    return wrapped(learning_rate=learning_rate, **options)
+    if not callable(learning_rate):
+        return wrapped(learning_rate=learning_rate, **options)
+    inner = wrapped(learning_rate=_Following(learning_rate), **options)
+
+    def update(updates: Any, state: Any, params: Any = None, **extra: Any) -> Any:
+        extra["current_rate"] = state.hyperparams["learning_rate"]
+        return inner.update(updates, state, params, **extra)
+
+    return optax.GradientTransformationExtraArgs(inner.init, update)
+
+
+class _Following(optax.schedules.WrappedSchedule):
+    """A schedule until its count is set to ``_ENDED``: from then on the rate stays as it is."""
+
+    def update(self, state: Any, **extra: Any) -> Any:
+        after = super().update(state)
+        return after._replace(count=jnp.where(state.count == _ENDED, _ENDED, after.count))
+
+    def __call__(self, state: Any, *, current_rate: Any = 0.0, **extra: Any) -> Any:
+        return jnp.where(state.count == _ENDED, current_rate, super().__call__(state))
+
+
+_ENDED = -1
 
 
 def adamw(
@@ -120,7 +144,12 @@ def sam(
     def factory(learning_rate: Any) -> optax.GradientTransformation:
         uphill = optax.chain(optax.contrib.normalize(), optax.sgd(rho))
         downhill = optax.sgd(learning_rate, momentum=momentum, **options)
-        return optax.contrib.sam(downhill, uphill, opaque_mode=True)
+        both = optax.contrib.sam(downhill, uphill, opaque_mode=True)
+
+        def update(updates: Any, state: Any, params: Any, *, grad_fn: Any, **_: Any) -> Any:
+            return both.update(updates, state, params, grad_fn=grad_fn)  # It knows no other.
+
+        return optax.GradientTransformationExtraArgs(both.init, update)
 
     return injected(factory, learning_rate)
 
@@ -225,7 +254,8 @@ def phase(
     Args:
       transforms: label to optimizer.
       labels: ``(pattern, label)`` pairs; the first pattern found in a parameter's path
-        (``attention_0/qkv/kernel``) decides. None: all go to the only transform.
+        (``attention_0/qkv/kernel``, of NNX's states too) decides. None: all go to the only
+        transform.
 
     Returns:
       An ``optax.multi_transform``.
@@ -277,6 +307,8 @@ def label_params(params: Any, labels: Sequence[tuple[str, str]]) -> Any:
 
 
 def _name(path: Any) -> str:
+    if path and path[-1] == jax.tree_util.GetAttrKey("value"):  # Of a variable of NNX.
+        path = path[:-1]
     return jax.tree_util.keystr(path, simple=True, separator="/")
 
 
@@ -298,6 +330,46 @@ def learning_rates(opt_state: optax.OptState) -> dict[str, Any]:
         members.update(found.inner_states)
     rates = {label: _within(state, "hyperparams") for label, state in members.items()}
     return {label: x[0].hyperparams["learning_rate"] for label, x in rates.items() if x}
+
+
+def with_learning_rates(opt_state: optax.OptState, rates: Mapping[str, Any]) -> optax.OptState:
+    """The state of a :func:`phase` in which these labels have these rates from now on.
+
+    A schedule ends with it. Inside ``jax.jit`` and outside, and without a new trace.
+
+    Args:
+      opt_state: of a phase, which may be wrapped.
+      rates: label to rate, a number or a traced scalar.
+
+    Raises:
+      InputError: for a label without a rate of its own.
+    """
+    if unknown := set(rates) - set(learning_rates(opt_state)):
+        raise InputError(f"no learning rate to set under {', '.join(sorted(unknown))}")
+
+    def renewed(rate: Any, part: Any) -> Any:
+        if not hasattr(part, "hyperparams"):
+            return part
+        rate = jnp.full_like(part.hyperparams["learning_rate"], rate)
+        ended = jax.tree.map(lambda n: jnp.full_like(n, _ENDED), part.hyperparams_states)
+        hyperparams = {**part.hyperparams, "learning_rate": rate}
+        return part._replace(hyperparams=hyperparams, hyperparams_states=ended)
+
+    def members(part: Any) -> Any:
+        if not hasattr(part, "inner_states"):
+            return part
+        new = {
+            label: _each("hyperparams", partial(renewed, rate), part.inner_states[label])
+            for label, rate in rates.items()
+            if label in part.inner_states
+        }
+        return part._replace(inner_states={**part.inner_states, **new})
+
+    return _each("inner_states", members, opt_state)
+
+
+def _each(name: str, change: Callable[[Any], Any], state: Any) -> Any:
+    return jax.tree.map(change, state, is_leaf=lambda x: hasattr(x, name))
 
 
 def _within(state: Any, name: str) -> list[Any]:

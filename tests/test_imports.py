@@ -42,6 +42,7 @@ ALLOWED: dict[str, set[str]] = {
     "checkpoint": {"errors", "step_folder"},
     "plots": {"files", "text"},
     "config": {"errors", "models", "phase"},
+    "config_fields": {"config", "models"},
     "state": {"optimizer"},
     "step": {"augment", "losses", "metrics", "optimizer", "state"},
     "evaluation": {
@@ -60,7 +61,7 @@ ALLOWED: dict[str, set[str]] = {
     "final_table": {"figures", "phase", "records", "text"},
     "track": {"errors"},
     "report": {"files", "final_table", "journal", "phase", "plots", "records", "text", "track"},
-    "run_files": {"data", "errors"},
+    "run_files": {"config", "data", "errors"},
     "inference": {
         *("augment", "checkpoint", "config", "data", "errors", "evaluation", "jsonable"),
         *("models", "phase", "records", "run_files", "sharding", "state"),
@@ -85,7 +86,7 @@ ALLOWED: dict[str, set[str]] = {
         *("run_files", "runs"),
         *("session", "sharding", "state", "track", "warm_start"),
     },
-    "launch": {"errors", "text"},
+    "launch": {"config_fields", "errors", "text"},
     "__init__": {"attention", "models", "optimizer", "version"},
 }
 

@@ -30,14 +30,25 @@ MEAN, STD = (0.2, 0.5, 0.3), (0.1, 0.7, 0.4)
 TINY = {"embed_dim": 8, "depth": 1, "num_heads": 1, "head_dim": 4}
 
 
-def save(workdir: Path, labels: list[str | None], *, ema: bool = False, model: str = "cpv") -> None:
+def save(
+    workdir: Path,
+    labels: list[str | None],
+    *,
+    ema: bool = False,
+    model: str = "cpv",
+    averaging: dict[str, Any] | None = None,
+) -> None:
     """Step ``i`` holds the initial weights plus ``i``, their average the negatives of that."""
     config = base(model, "digits")
     config.model = {"name": model, **TINY}
     config.data.mean, config.data.std = MEAN, STD
     config.eval_batch_size, config.ema_decay = 10, 0.9 * ema
+    if averaging:
+        config.ema_decay = 0.0
+        config.phase2.update(averaging)
     names = [f"c{i}" for i in range(CLASSES)]
-    meta = {"config": config.to_dict(), "dataset": {"class_names": names, "image_shape": SHAPE}}
+    meta: dict[str, Any] = {"progress": {"phase": 2}} if averaging else {}
+    meta |= {"config": config.to_dict(), "dataset": {"class_names": names, "image_shape": SHAPE}}
     module = models.create(num_classes=CLASSES, **config.model)
     first = state.create(module, optax.adam(1e-3), jax.random.key(0), SHAPE, ema=ema)
     checkpointer = Checkpointer(workdir / "checkpoints")
@@ -96,6 +107,17 @@ def test_load_run_takes_the_best_weights(
     assert run.step == chosen
     assert (run.image_shape, run.class_names[2], run.scaling) == (SHAPE, "c2", (MEAN, STD))
     assert jax.tree.leaves(run.variables["constants"])  # Performer's projections came along.
+
+
+@pytest.mark.parametrize(
+    "averaging", [{"average_epochs": 1}, {"optimizer": "schedule_free_sgd"}], ids=str
+)
+def test_load_run_takes_the_average_that_phase_two_alone_has(
+    tmp_path: Path, averaging: dict[str, Any]
+) -> None:
+    save(tmp_path, ["phase2"], ema=True, averaging=averaging)
+    norm = inference.load_run(tmp_path).variables["params"]["norm_0"]["scale"]
+    np.testing.assert_array_equal(norm, -np.ones(8))
 
 
 def test_evaluation_equals_scikit_learn(run: inference.Run, split: Split) -> None:

@@ -80,7 +80,8 @@ def test_evaluate_repeats_what_training_measured(
     row = ["3", str(three["count"]), str(three["hits"])]
     share = f"{100 * three['hits'] / three['count']:.2f}"
     lines = [line.split() for line in printed.splitlines()]
-    assert [share, "%"] in [line[-2:] for line in lines if line[:3] == row]
+    end = [share, "%", f"{three['auroc']:.4f}"]
+    assert end in [line[-3:] for line in lines if line[:3] == row]
     for name in ("confusion.png", "reliability.png"):
         with Image.open(trained.workdir / name) as picture:
             picture.load()
@@ -180,6 +181,9 @@ def test_predict_names_bad_files_and_classifies_the_others(
     first, *others = pictures(tmp_path / "deep" / "er")
     (tmp_path / "deep" / "a bad one.png").write_text("text")
     (tmp_path / "deep" / "notes.txt").write_text("text")
+    for hidden in ("__MACOSX", "@eaDir", ".thumbnails"):
+        (tmp_path / "deep" / hidden).mkdir()
+        (tmp_path / "deep" / hidden / "x.png").write_text("no picture")
     names = [tmp_path / "absent.png", first, tmp_path / "empty", tmp_path / "deep"]
     arguments = [f"--workdir={trained.workdir}", "--json", *names]
     assert run_command("predict", *arguments) == 1

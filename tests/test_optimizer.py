@@ -1,6 +1,7 @@
 """The two-phase optimizer against PyTorch's stored steps and against plain optax."""
 
 from pathlib import Path
+from typing import Any
 
 import chex
 import jax
@@ -8,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from flax import nnx
 
 from cxv_jax import optimizer
 from cxv_jax.errors import InputError
@@ -101,6 +103,47 @@ def test_a_new_learning_rate_needs_no_new_trace() -> None:
     opt_state = optax.tree.set(opt_state, learning_rate=jnp.float32(0))
     still, opt_state = update(opt_state, moved)
     chex.assert_trees_all_equal(still, moved)
+
+
+@pytest.mark.parametrize("rate", [0.5, lambda step: 0.5 / (1 + step)])
+@pytest.mark.parametrize("inside", [True, False])
+def test_a_rate_is_set_inside_jit_and_outside_and_ends_a_schedule(rate: Any, inside: bool) -> None:
+    members = {"a": optimizer.sgd(rate, momentum=0.0), "b": optimizer.sgd(rate, momentum=0.0)}
+    phase = optimizer.phase(members, labels=[("head", "a"), (".*", "b")])
+    tx = optimizer.clipped(phase, 100.0)
+    ones = jax.tree.map(jnp.ones_like, PARAMS)
+
+    traces = []
+
+    @jax.jit
+    def update(opt_state, new):
+        traces.append(new)
+        if inside:
+            opt_state = optimizer.with_learning_rates(opt_state, {"a": new})
+        return tx.update(ones, opt_state, PARAMS)
+
+    opt_state = tx.init(PARAMS)
+    for step, new in enumerate((0.1, 0.1, 0.3)):
+        if not inside:
+            opt_state = optimizer.with_learning_rates(opt_state, {"a": new})
+        updates, opt_state = update(opt_state, jnp.float32(new))
+        other = rate(step) if callable(rate) else rate
+        np.testing.assert_allclose(updates["head"]["bias"], -new, rtol=1e-6)
+        np.testing.assert_allclose(updates["body"]["kernel"], -other, rtol=1e-6)
+        np.testing.assert_allclose(optimizer.learning_rates(opt_state)["a"], new, rtol=1e-6)
+    assert len(traces) == 1
+    updates, _ = tx.update(ones, opt_state, PARAMS)  # Without setting it again.
+    np.testing.assert_allclose(updates["head"]["bias"], -0.3, rtol=1e-6)
+    with pytest.raises(InputError, match="under c"):
+        optimizer.with_learning_rates(opt_state, {"c": 1.0})
+
+
+def test_patterns_are_the_same_for_nnx_and_linen() -> None:
+    state = nnx.state(nnx.Linear(2, 3, rngs=nnx.Rngs(0)), nnx.Param)
+    labels = optimizer.label_params(state, [("^kernel$", "matrix"), ("^bias$", "vector")])
+    assert sorted(jax.tree.leaves(labels)) == ["matrix", "vector"]
+    with pytest.raises(InputError, match="'bias'"):
+        optimizer.label_params(state, [("kernel", "matrix")])
 
 
 @pytest.mark.parametrize("kind", ["constant", "cosine"])

@@ -60,6 +60,11 @@ def check_floats(**arrays: Array) -> None:
             raise ValueError(f"{name} must be floats, got {array.dtype}: convert it to float32")
 
 
+def widened(*arrays: Array) -> list[Array]:
+    """float16 as float32: no sum over thousands of tokens fits it, in the backward pass neither."""
+    return [x.astype(jnp.float32) if x.dtype == jnp.float16 else x for x in arrays]
+
+
 def without_tokens(query: Array, key: Array, value: Array) -> Array | None:
     """What no tokens give, zeros as from ``jax.nn.dot_product_attention``; None where there are."""
     if 0 not in (*query.shape[:-1], *key.shape[:-1]):

@@ -28,7 +28,7 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Bool, Float
 
-from cxv_jax.attention.arguments import check_arguments, without_tokens
+from cxv_jax.attention.arguments import check_arguments, widened, without_tokens
 from cxv_jax.kernels import MASKED, divide, heads_first, product
 
 Rule = Literal["softmax", "elu", "mala", "rala"]
@@ -81,7 +81,7 @@ def linear_attention(
             "rule 'rala' averages the queries that the mask keeps: with a mask, queries and keys "
             f"must be one sequence, got lengths {query.shape[-3]} and {key.shape[-3]}"
         )
-    q, k, v = (heads_first(x) for x in (query, key, value))
+    q, k, v = (heads_first(x) for x in widened(query, key, value))
     if rule == "softmax":
         out = _softmax_features(q, k, v, key_mask)
     else:

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Bool, Float
 
-from cxv_jax.attention.arguments import check_arguments, without_tokens
+from cxv_jax.attention.arguments import check_arguments, widened, without_tokens
 from cxv_jax.kernels import heads_first, product
 
 
@@ -56,7 +56,7 @@ def linformer_attention(
     key_mask = check_arguments(query[..., : key.shape[-2], :], key, value, bias, mask)
     if (nothing := without_tokens(query, key, value)) is not None:
         return nothing
-    q, k, v = (heads_first(x) for x in (query, key, value))
+    q, k, v = (heads_first(x) for x in widened(query, key, value))
     if key_mask is not None:
         k, v = (jnp.where(key_mask[..., None], x, 0) for x in (k, v))
     k, v = (_mix(x, projection).astype(x.dtype) for x in (k, v))

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Bool, Float
 
-from cxv_jax.attention.arguments import check_arguments, check_stabilizer, without_tokens
+from cxv_jax.attention.arguments import check_arguments, check_stabilizer, widened, without_tokens
 from cxv_jax.attention.pinv import identity_like, iterative_pinv
 from cxv_jax.kernels import checkpoint, heads_first, product, softmax, softmax_product
 from cxv_jax.kernels.landmarks import pad_front, run_means
@@ -28,8 +28,7 @@ def nystrom_attention(
 
     ``A1 = softmax(q kl^T)``, ``A2 = softmax(ql kl^T)``, ``A3 = softmax(ql k^T)`` with
     ``q <- head_dim^(-1/2) q``; landmarks ``ql``, ``kl`` are means over ``num_landmarks`` runs of
-    consecutive tokens. With one token a landmark this is softmax attention, up to the tolerance
-    of the iterative pseudo-inverse.
+    consecutive tokens. With one token a landmark: softmax attention, up to the pseudo-inverse.
 
     Source: Xiong et al. 2021 (arXiv 2102.03902), eq. 13, and CNV's code. Differences: the product
     is taken from the right, which is cheaper; the pseudo-inverse starts from each example's own
@@ -71,7 +70,8 @@ def nystrom_attention(
     if (nothing := without_tokens(query, key, value)) is not None:
         return nothing
     # Around transposing and padding too, or the parts would be kept besides the whole.
-    attend = partial(_attend, min(num_landmarks, length), pinv_iterations, stabilizer)
+    landmarks = min(num_landmarks, length) if isinstance(length, int) else num_landmarks
+    attend = partial(_attend, landmarks, pinv_iterations, stabilizer)
     return checkpoint(attend)(query, key, value, key_mask)
 
 
@@ -84,8 +84,9 @@ def _attend(
     value: Array,
     key_mask: Array | None,
 ) -> Array:
-    scaled, length = query * query.shape[-1] ** -0.5, query.shape[-3]
-    heads = [heads_first(x) for x in (scaled, key, value)]
+    length, dtype = query.shape[-3], value.dtype
+    query, key, value = widened(query, key, value)
+    heads = [heads_first(x) for x in (query * query.shape[-1] ** -0.5, key, value)]
     (q, k, v), key_mask = pad_front(heads, landmarks, key_mask)
     mean, seen = run_means(landmarks, key_mask)
     scores = product("...nd,...md->...nm", q, mean(k))
@@ -95,4 +96,4 @@ def _attend(
     context = softmax_product(product("...md,...nd->...mn", mean(q), k), v, key_mask)  # A3 v
     context = iterative_pinv(a2, pinv_iterations, stabilizer) @ context
     out = softmax_product(scores, context.astype(v.dtype), seen)  # A1 pinv(A2) A3 v
-    return heads_first(out)[..., -length:, :, :].astype(value.dtype)
+    return heads_first(out)[..., -length:, :, :].astype(dtype)

@@ -1,5 +1,7 @@
 """Rotary position embedding: positions as angles between query and key."""
 
+from typing import Any
+
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
@@ -45,10 +47,11 @@ def rotate(
     return turned.reshape(x.shape).astype(x.dtype)
 
 
-def _table(length: int, head_dim: int) -> tuple[np.ndarray, np.ndarray]:
+def _table(length: int, head_dim: int) -> tuple[Any, Any]:
     """Cosines and sines, ``[1, length, 1, head_dim / 2]``."""
+    numpy: Any = np if isinstance(length, int) else jnp  # jnp: of a symbol of jax.export.
     exponents = np.arange(0, head_dim, 2, dtype=np.float32) / np.float32(head_dim)
     frequencies = 1 / np.float32(10000) ** exponents
-    angles = np.arange(length, dtype=np.float32)[:, None] * frequencies
+    angles = numpy.arange(length, dtype=np.float32)[:, None] * frequencies[None]
     angles = angles[None, :, None]
-    return np.cos(angles), np.sin(angles)
+    return numpy.cos(angles), numpy.sin(angles)

@@ -28,7 +28,7 @@ from cxv_jax.data.folds import Fold
 from cxv_jax.data.images import Resized
 from cxv_jax.data.splits import Dataset, Split, complete, only
 from cxv_jax.data.statistics import tell_odd
-from cxv_jax.errors import InputError
+from cxv_jax.errors import InputError, nearest
 
 OUTSIDE = ("folder", "csv", "npz")  # Kinds of sources that lie where the user says.
 MAX_SIZE = 4096  # Pixels a side: 50 MB an image.
@@ -36,6 +36,17 @@ WORDS = {
     "on_bad_image": ("refuse", "skip"),
     "splits": ("random", "folds", "gem"),
     "small_classes": ("split", "train"),
+}
+KINDS = (
+    *("digits", "cifar10", "cifar100", "fashion_mnist", "tiny_imagenet"),
+    *("tfds:NAME", "folder:PATH", "csv:FILE", "npz:FILE"),
+)
+MEANINGS = {
+    **{"cifar": "cifar10", "imagenet": "tiny_imagenet", "fashion": "fashion_mnist"},
+    **{"mnist": "digits", "numpy": "npz:file", "npz": "npz:file", "medmnist": "npz:file"},
+    **{"csv": "csv:file", "table": "csv:file"},
+    **dict.fromkeys(("folder", "dir", "directory", "image_folder", "pictures"), "folder:path"),
+    **dict.fromkeys(("tfds", "tensorflow_datasets"), "tfds:name"),
 }
 Parts = tuple[list[str], dict[str, Split]]  # Class names, and the source's own splits.
 
@@ -86,7 +97,7 @@ def load(
       {'train': 1151, 'val': 287, 'test': 359}
     """
     _check(image_size, on_bad_image=on_bad_image, splits=splits, small_classes=small_classes)
-    found = source, *_opened(source, data_dir, image_size, on_bad_image, classes)
+    found = source, *opened(source, data_dir, image_size, on_bad_image, classes)
     if keep is not None:
         return stored.restore(*found, keep, wanted)
     return complete(
@@ -147,9 +158,10 @@ def is_outside(source: str, own: str) -> bool:
     return kind in OUTSIDE and (kind != own_kind or places[0] != places[1])
 
 
-def _opened(
-    source: str, data_dir: str, image_size: int, on_bad_image: str, classes: Sequence[str]
+def opened(
+    source: str, data_dir: str, image_size: int, on_bad_image: str, classes: Sequence[str] = ()
 ) -> Parts:
+    """Class names and the source's own splits, before any is cut; arguments as in :func:`load`."""
     place = Path(data_dir).expanduser() if data_dir else default_dir()
     class_names, parts = _read(source, place, image_size, on_bad_image)
     parts = _resized(parts, image_size)
@@ -195,10 +207,12 @@ def _read(source: str, place: Path, image_size: int, on_bad_image: str) -> Parts
             from cxv_jax.data import prepared  # TFDS takes a while to import.
 
             return prepared.read(argument, place, image_size)
-    raise InputError(
-        f"data.source: {source!r} is none of digits, cifar10, cifar100, fashion_mnist, "
-        "tiny_imagenet, tfds:NAME, folder:PATH, csv:FILE, npz:FILE"
-    )
+    near = nearest(kind, KINDS, MEANINGS)
+    if (path := Path(source).expanduser()).exists():
+        kind = "folder" if path.is_dir() else "csv" if path.suffix == ".csv" else "npz"
+        near = f"; did you mean '{kind}:{source}'?"
+    near = near if "did you mean" in near else ""
+    raise InputError(f"data.source: {source!r} is none of {', '.join(KINDS)}{near}")
 
 
 def _resized(splits: Mapping[str, Split], image_size: int) -> dict[str, Split]:

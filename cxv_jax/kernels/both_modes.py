@@ -16,6 +16,8 @@ from jax.custom_derivatives import SymbolicZero
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
+from cxv_jax.kernels.meshes import as_first, as_types, varying
+
 Rule = Callable[..., Any]
 
 
@@ -28,7 +30,7 @@ def both_modes(function: Rule, pull: Rule) -> Rule:
       function: of pytrees of arrays, with one array as result; without closed-over arrays.
       pull: ``(operands, gradient) -> gradients``, None for those of what is no float.
     """
-    run = jax.custom_jvp(function)
+    run = jax.custom_jvp(partial(as_first, function))
 
     def rule(operands: tuple[Any, ...], tangents: tuple[Any, ...]) -> tuple[Any, Any]:
         result = run(*operands)
@@ -45,7 +47,7 @@ def both_modes(function: Rule, pull: Rule) -> Rule:
         return result, tangent
 
     run.defjvp(rule, symbolic_zeros=True)
-    return run
+    return lambda *operands: run(*varying(operands))
 
 
 def _push(function: Rule, moving: list[int], operands: Any, *tangents: Array) -> list[Array]:
@@ -90,11 +92,11 @@ def _bind(
     push: Rule, pull: Rule, results: tuple[Any, ...], saved: Sequence[Any], args: Sequence[Any]
 ) -> list[Array]:
     rules = dict(push=push, pull=pull, results=results, count=len(saved))
-    return list(linear_p.bind(*saved, *args, **rules))
+    return list(linear_p.bind(*varying([*saved, *args]), **rules))
 
 
-def _run(*operands: Array, push: Rule, count: int, **_: Any) -> list[Array]:
-    return push(tuple(operands[:count]), tuple(operands[count:]))
+def _run(*operands: Array, push: Rule, results: Any, count: int, **_: Any) -> list[Array]:
+    return as_types(push, results, tuple(operands[:count]), tuple(operands[count:]))
 
 
 def _jvp(
@@ -110,7 +112,7 @@ def _jvp(
         def of(*parts: Array) -> list[Array]:
             new = dict(zip(moving, parts, strict=True))
             leaves = tuple(new.get(i, x) for i, x in enumerate(primals[:count]))
-            return push(leaves, tuple(primals[count:]))
+            return _run(*leaves, *primals[count:], push=push, count=count, **rest)
 
         at, along = ([x[i] for i in moving] for x in (primals, tangents))
         terms.append(jax.jvp(of, at, along)[1])
@@ -138,7 +140,8 @@ def _batch(
 
     saved, kept = tuple(operands[:count]), tuple(axes[:count])
     args = tuple(front(x, a) for x, a in zip(operands[count:], axes[count:], strict=True))
-    push, pull = (jax.vmap(rule, (kept, 0), axis_size=size) for rule in (push, pull))
+    one = partial(as_types, push, results)
+    push, pull = (jax.vmap(rule, (kept, 0), axis_size=size) for rule in (one, pull))
     results = tuple(jax.make_jaxpr(push)(saved, args).out_avals)
     return _bind(push, pull, results, saved, args), [0] * len(results)
 

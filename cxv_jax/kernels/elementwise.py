@@ -122,9 +122,9 @@ def _drop(bits: int, rate: float, x: Array, words: Array) -> Array:
 
 @_drop.defjvp
 def _drop_rule(bits: int, rate: float, primals: Any, tangents: Any) -> tuple[Array, Array]:
-    (x, words), out = primals, _drop(bits, rate, *primals)
+    out, words = _drop(bits, rate, *primals), primals[1]
     again = partial(_drop_again, bits, rate)
-    return out, linear(again, again, words, tangents[:1], [x])[0]
+    return out, linear(again, again, words, tangents[:1], [out])[0]
 
 
 def _drop_again(bits: int, rate: float, words: Array, x: Array) -> list[Array]:

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from cxv_jax.kernels.dispatch import by_platform
+from cxv_jax.kernels.meshes import as_first
 from cxv_jax.kernels.product import heads_first, pad, product
 from cxv_jax.kernels.recompute import checkpoint
 
@@ -51,11 +52,8 @@ def key_sums(
     """
     k, batch = heads_first(key), () if whole_batch else key.shape[:-3]
     # No gradient: all that is used is an index.
-    best = by_platform(
-        *jax.lax.stop_gradient((k, projection)),
-        cpu=partial(_best, True, scores),
-        default=partial(_best, False, scores),
-    )
+    both = dict(cpu=partial(_best, True, scores), default=partial(_best, False, scores))
+    best = as_first(partial(by_platform, **both), *jax.lax.stop_gradient((k, projection)))
     if key_mask is not None:
         best = jnp.where(key_mask[..., None], best, -jnp.inf)
     winner = best.reshape(*batch, -1).argmax(-1)[..., None, None]
@@ -112,7 +110,8 @@ def _sums(
     tokens = (k, heads_first(value), None if key_mask is None else key_mask[..., None])
     if not in_parts:
         return add(tokens)
-    start = jnp.zeros((*k.shape[:-2], p.shape[0], value.shape[-1] + 1), jnp.float32)
+    shape = (*k.shape[:-2], p.shape[0], value.shape[-1] + 1)
+    start = jnp.zeros_like(k, jnp.float32, shape)  # Like k on a mesh too, as a loop needs it.
     step = _again(lambda total, part: (total + add(part), None))
     sums, _ = jax.lax.scan(step, start, jax.tree.map(_cut, tokens))
     return sums[..., : projection.shape[0], :]
@@ -141,8 +140,9 @@ def _whole_vectors(projection: Array, lanes: int = 16) -> Array:
 
 def _cut(x: Array) -> Array:
     """``[..., length, dim]`` to ``[parts, ..., length / parts, dim]``."""
-    length = x.shape[-2]
-    n = 1 if length < 512 else next(n for n in range(16, 0, -1) if length % n == 0)
+    length, n = x.shape[-2], 1
+    if isinstance(length, int) and length >= 512:  # Not a symbol of jax.export.
+        n = next(n for n in range(16, 0, -1) if length % n == 0)
     return jnp.moveaxis(x.reshape(*x.shape[:-2], n, -1, x.shape[-1]), -3, 0)
 
 

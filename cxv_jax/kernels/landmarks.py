@@ -19,8 +19,9 @@ def pad_front(
       key_mask: None or ``[..., heads or 1, length]``.
     """
     length = arrays[0].shape[-2]
-    extra = -length % landmarks
-    if not extra:
+    # JAX sees that this makes a multiple of a symbol of jax.export too; not so -length % landmarks.
+    extra = -(-length // landmarks) * landmarks - length
+    if isinstance(extra, int) and not extra:
         return arrays, key_mask
     if key_mask is None:
         key_mask = jnp.ones((*(1,) * (arrays[0].ndim - 2), length), bool)

@@ -154,8 +154,9 @@ class CCT(nn.Module):
         )
 
 
-def _sine_table(length: int, channels: int) -> np.ndarray:
+def _sine_table(length: int, channels: int) -> Any:
     """Sine (even channels) and cosine of ``j / 10000^(2 floor(i / 2) / channels)``, float32."""
-    i = np.arange(channels)
-    angle = np.arange(length)[:, None] / 10000 ** (2 * (i // 2) / channels)
-    return np.where(i % 2, np.cos(angle), np.sin(angle)).astype(np.float32)[None]
+    numpy: Any = np if isinstance(length, int) else jnp  # jnp: of a symbol of jax.export.
+    i = np.arange(channels)[None]
+    angle = numpy.arange(length)[:, None] / 10000 ** (2 * (i // 2) / channels)
+    return numpy.where(i % 2, numpy.cos(angle), numpy.sin(angle)).astype(np.float32)[None]

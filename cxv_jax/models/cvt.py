@@ -14,7 +14,7 @@ from jaxtyping import Float
 from cxv_jax.errors import InputError
 from cxv_jax.layers import BatchNorm, Conv, Dense, DepthwiseConv, LayerNorm, gelu
 from cxv_jax.models.embed import as_features, check_images
-from cxv_jax.models.trunk import Block
+from cxv_jax.models.trunk import Block, prepended
 
 
 class CvT(nn.Module):
@@ -122,10 +122,9 @@ class CvT(nn.Module):
         return LayerNorm(dtype=self.dtype, name=f"embed_norm_{stage}")(conv(x))
 
     def _with_class_token(self, tokens: Array) -> Array:
-        batch, _, channels = tokens.shape
-        token = self.param("cls_token", nn.initializers.normal(0.02), (1, 1, channels))
-        token = jnp.broadcast_to(token, (batch, 1, channels)).astype(tokens.dtype)
-        return jnp.concatenate([token, tokens], axis=1)
+        shape = (1, 1, tokens.shape[-1])
+        token = self.param("cls_token", nn.initializers.normal(0.02), shape)
+        return prepended(token.astype(tokens.dtype), tokens)
 
     def _block(self, stage: int, index: int, grid: tuple[int, int], drop_path: float) -> Block:
         channels, heads = self.embed_dims[stage], self.num_heads[stage]

@@ -36,12 +36,13 @@ def check_images(
             f"this model was built for images of {image_size}x{image_size} pixels, got "
             f"{height}x{width}: resize them, or create the model with image_size={height}"
         )
-    if min(height, width) < smallest:
+    known = [n for n in (height, width) if isinstance(n, int)]  # Others are jax.export's symbols.
+    if any(n < smallest for n in known):
         raise InputError(
             f"images of {height}x{width} pixels are too small for this model: each side needs at "
             f"least {smallest} pixels; resize them"
         )
-    if height % multiple or width % multiple:
+    if any(n % multiple for n in known):
         raise InputError(
             f"images of {height}x{width} pixels cannot be cut into patches of "
             f"{multiple}x{multiple}: resize them or change patch_size"
@@ -74,8 +75,11 @@ class PatchEmbed(nn.Module):
         """Apply to ``[batch, height, width, channels]``; tokens in raster order."""
         batch, height, width, channels = images.shape
         p = self.patch_size
-        x = images.reshape(batch, height // p, p, width // p, p, channels)
-        x = x.transpose(0, 1, 3, 2, 4, 5).reshape(batch, -1, p * p * channels)
+        rows, columns = height // p, width // p
+        # One axis at a time: more at once, and JAX asks for the shardings on an Explicit mesh.
+        x = images.reshape(batch, rows, p, width, channels)
+        x = x.reshape(batch, rows, p, columns, p, channels).transpose(0, 1, 3, 2, 4, 5)
+        x = x.reshape(batch, rows, columns, -1).reshape(batch, rows * columns, -1)
         return Dense(self.features, dtype=self.dtype, name="patches")(x)
 
 

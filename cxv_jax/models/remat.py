@@ -43,12 +43,12 @@ def run_block(
     keys = module.scope.rngs if module.scope else {}
     rngs = {name: keys[name].as_jax_rng() for name in keys if name == "dropout"}
 
-    def apply(variables: Any, rngs: dict[str, Array], x: Array) -> Array:
+    def apply(x: Array, variables: Any, rngs: dict[str, Array]) -> Array:
         part = _Part(block, train, bool(names), parent=None)
         out: Any = part.apply(variables, x, rngs=rngs)
         return out
 
-    return checkpoint(apply, apart=False)(variables, rngs, x)
+    return checkpoint(apply, apart=False)(x, variables, rngs)
 
 
 def run_blocks(

@@ -5,6 +5,7 @@ from functools import partial
 from typing import Any, Literal
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float
@@ -53,6 +54,13 @@ class Block(nn.Module):
         mlp = Mlp(self.hidden, self.dropout, self.dtype, self.activation, self.init_std, name="mlp")
         out = DropPath(self.drop_path)(mlp(normed, train=train), train=train)
         return (normed if self.keep_normed else x) + out
+
+
+def prepended(token: Array, x: Array) -> Array:
+    """``token``, ``[1, 1, channels]``, before the tokens of every image, split as they are."""
+    shape = (x.shape[0], 1, x.shape[-1])
+    first = jnp.broadcast_to(token, shape, out_sharding=jax.typeof(x).sharding)
+    return jnp.concatenate([first, x], axis=1)
 
 
 class TokenTrunk(nn.Module):
@@ -129,7 +137,7 @@ class TokenTrunk(nn.Module):
     def _with_class_token_and_positions(self, x: Array) -> Array:
         normal = nn.initializers.normal(1.0)
         token = self.param("cls_token", normal, (1, 1, x.shape[-1])).astype(x.dtype)
-        x = jnp.concatenate([jnp.broadcast_to(token, (x.shape[0], 1, x.shape[-1])), x], axis=1)
+        x = prepended(token, x)
         if not self.learned_positions:
             return x
         return x + self.param("pos_embedding", normal, (1, *x.shape[1:])).astype(x.dtype)

@@ -38,7 +38,7 @@ def contrasts(config: ConfigDict, rows: Rows, field: str) -> Found:
 
 def sections(config: ConfigDict, rows: Rows) -> list[list[str]]:
     """The parts of the report, each a list of lines."""
-    parts = [["## Arms\n", *_described(config)]]
+    parts = [["## Arms\n", *_described(config, rows)]]
     selected = config.selection != "last"
     fields = list(WEIGHTS) if selected else ["last_test_top1"]
     for field in fields:
@@ -127,7 +127,7 @@ def _accuracy(config: ConfigDict, rows: Rows, field: str) -> list[str]:
     return markdown(["arm", *config.systems], lines)
 
 
-def _described(config: ConfigDict) -> list[str]:
+def _described(config: ConfigDict, rows: Rows) -> list[str]:
     """Each arm's phases and its rates by system."""
     lines = []
     for name, arm in config.arms.items():
@@ -141,7 +141,14 @@ def _described(config: ConfigDict) -> list[str]:
             for s in config.systems
         ]
         lines.append([name, *said, *rates])
-    return markdown(["arm", "phase one", "phase two", *config.systems], lines, 3)
+    titles = [
+        f"{s} ({size:,} parameters)" if (size := _size(rows, s)) else s for s in config.systems
+    ]
+    return markdown(["arm", "phase one", "phase two", *titles], lines, 3)
+
+
+def _size(rows: Rows, system: str) -> int | None:
+    return next((r["parameters"] for r in rows if r["system"] == system and r["parameters"]), None)
 
 
 def _phase(fields: dict[str, Any]) -> str:

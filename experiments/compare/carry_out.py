@@ -143,7 +143,12 @@ def _failed(error_file: Path, error: str) -> str:
 def _costs(
     config: ConfigDict, dataset: Dataset, system: str, folder: Path, launch: Launch
 ) -> dict[str, Any]:
-    """The system's costs, from its file if they are known; empty if they cannot be had."""
+    """The system's costs, from its file if they are known; empty if they cannot be had.
+
+    A comparison of arms compares no systems, and needs none.
+    """
+    if config.get("arms"):
+        return {}
     path, fields = folder / "costs" / f"{system}.json", config.systems[system].to_dict()
     if not path.exists():
         options = {

@@ -84,6 +84,7 @@ def row_of(
         if 0 < len(row["classes"]) <= 5:  # It would always be all of them.
             row["test_top5"] = None
         row["test_count"] = summary.test_count
+        row["parameters"] = summary.parameters if kind == "arm" else row["parameters"]
     elif error:
         row["error"] = error
     return row
