@@ -19,12 +19,12 @@ from cxv_jax.data.splits import Split, complete, hold_out
 from cxv_jax.errors import InputError
 from cxv_jax.journal import METRICS, Journal
 from cxv_jax.jsonable import Record, read
-from cxv_jax.records import Best, DataRecord, EpochRecord, HandoffRecord, Progress, Summary
+from cxv_jax.records import Best, DataRecord, EpochRecord, HandoffRecord, PhaseSummary, Progress
 
 # The checks of shapes draw names of their own when a record is made.
 pytestmark = pytest.mark.filterwarnings("ignore:Do not use the `random` module inside strategies")
 SEEDS = st.integers(0, 2**32 - 1)
-RECORDS: list[type[Record]] = [Best, DataRecord, EpochRecord, HandoffRecord, Progress, Summary]
+RECORDS: list[type[Record]] = [Best, DataRecord, EpochRecord, HandoffRecord, PhaseSummary, Progress]
 AUGMENTS: dict[str, Any] = {}  # Compiled.
 LENGTH, HEADS, DIM = 7, 2, 3
 JSON = st.recursive(
