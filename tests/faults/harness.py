@@ -121,19 +121,32 @@ def _computed(process: psutil.Process) -> tuple[float, float]:
 
 
 def outcome(workdir: Path) -> dict[str, Any]:
-    """Everything that a finished run has computed: arrays of each checkpoint, metrics, summary."""
+    """Everything that a finished run has computed: arrays, metrics, summary."""
     lines = (workdir / "metrics.jsonl").read_text().splitlines()
     found: dict[str, Any] = {
         "metrics": [computed(json.loads(line)) for line in lines],
         "summary": computed(json.loads((workdir / "summary.json").read_text())),
     }
-    for path in sorted((workdir / "checkpoints").glob("*/state")):
-        if path.parent.name.isdecimal():
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # Orbax would rather be told the devices.
-                arrays = ocp.PyTreeCheckpointer().restore(path)
-            found[path.parent.name] = {k: np.asarray(x).tobytes() for k, x in arrays.items()}
+    for step in sorted(final_steps(workdir)):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Orbax would rather be told the devices.
+            arrays = ocp.PyTreeCheckpointer().restore(workdir / "checkpoints" / step / "state")
+        found[step] = {k: np.asarray(x).tobytes() for k, x in arrays.items()}
     return found
+
+
+def final_steps(workdir: Path) -> set[str]:
+    """The last checkpoint and the best of each phase, to which every way leads.
+
+    The one before the last is another where a signal came within the last epoch.
+    """
+    records = {
+        int(path.parent.name): json.loads(path.read_text())["best_of"]
+        for path in (workdir / "checkpoints").glob("*/meta.json")
+        if path.parent.name.isdecimal()
+    }
+    best = {label: step for step, label in sorted(records.items()) if label}
+    return {str(step) for step in (max(records), *best.values())}
 
 
 def computed(record: dict[str, Any]) -> dict[str, Any]:
@@ -149,9 +162,11 @@ def differing(workdir: Path, reference: dict[str, Any]) -> list[str]:
 
 def files(workdir: Path) -> set[str]:
     """Names of a run's files and folders; one for those that other programs name as they like."""
-    names = set()
+    names, final = set(), final_steps(workdir)
     for path in workdir.rglob("*"):
         parts = path.relative_to(workdir).parts
+        if parts[0] == "checkpoints" and parts[1:2] and parts[1].isdecimal():
+            parts = (parts[0], parts[1] if parts[1] in final else "another", *parts[2:])
         depth = 3 if parts[0] == "checkpoints" else 2
         free = parts[0] == "tensorboard" and len(parts) > 1
         names.add("tensorboard/…" if free else "/".join(parts[:depth]))
