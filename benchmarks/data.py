@@ -120,6 +120,7 @@ def streaming_parts(folder: Path) -> Parts:
     from cxv_jax import augment, sharding
     from cxv_jax.data import sources
     from cxv_jax.data.loader import make_loader
+    from cxv_jax.kernels import threefry
 
     images, labels = random_images(IMAGES)
     few = slice(0, 100)  # A test split, lest one is held out.
@@ -142,7 +143,7 @@ def streaming_parts(folder: Path) -> Parts:
         kind="streaming",
     )
     change = augment.make(flip=True, crop_padding=torch_loader.PADDING)
-    rng, epochs = jax.random.key(0), iter(range(1000))
+    rng, epochs = threefry.key(0), iter(range(1000))
 
     @jax.jit
     def on_device(step: Any, feed: Any) -> Any:

@@ -39,6 +39,7 @@ def jax_side(
     import optax
 
     from cxv_jax import models, sharding
+    from cxv_jax.kernels import threefry
     from cxv_jax.launch import allocator
 
     allocator.compute_inline()  # Here: PyTorch's process must not import JAX.
@@ -65,7 +66,7 @@ def jax_side(
     # Copies, which the step may take over; `variables` go on serving the prediction.
     params = jax.tree.map(lambda x: x.copy(), variables["params"])
     box = [(params, tx.init(params))]
-    rest = (jax.device_put(jax.random.key(1), sharding.replicated(mesh)), images, labels)
+    rest = (jax.device_put(threefry.key(1), sharding.replicated(mesh)), images, labels)
     compiled = jax.jit(step, donate_argnums=0).lower(box[0], *rest).compile()
 
     def train() -> None:
@@ -125,12 +126,12 @@ def torch_side(
     return Side(step, infer, peak, {"gflop_per_image": flops, "on": name})
 
 
-def matmul_gflops(size: int = 2048) -> float:
-    """This machine's float32 matrix-product rate: the best of a few, through XLA."""
+def matmul_gflops(size: int = 2048, dtype: str = "float32") -> float:
+    """This machine's matrix-product rate, as JAX does it by default: the best of a few."""
     import jax
     import jax.numpy as jnp
 
-    a = jnp.ones((size, size))
+    a = jnp.ones((size, size), dtype)
     product = jax.jit(jnp.matmul)
     product(a, a).block_until_ready()
     seconds = [timed(lambda: product(a, a).block_until_ready()) for _ in range(7)]

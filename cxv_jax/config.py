@@ -13,10 +13,12 @@ from cxv_jax.phase import Phase
 AT_LEAST_ONE = ("batch_size", "eval_batch_size", "fsdp", "phase1.patience", "phase2.patience")
 AT_LEAST_ZERO = (
     *("phase1.epochs", "phase2.epochs", "steps_per_call", "redraw_every"),
+    *("phase1.average_epochs", "phase2.average_epochs"),
     *("micro_batch", "memory_gb", "data.split_index", "phase1.clip_norm", "phase2.clip_norm"),
 )
 POSITIVE = ("phase1.learning_rate", "phase2.learning_rate")
 SELECTIONS = ("val", "test", "last")
+HANDED = ("best", "last")
 CLASS_WEIGHTS = ("none", "balanced")
 SELECT_BY = ("top1", "balanced_accuracy", "macro_f1")
 FEW_STEPS = 20  # With fewer an optimizer has not got anywhere.
@@ -29,34 +31,40 @@ SHARES = (  # In [0, 1).
 def base(model: str, source: str) -> ConfigDict:
     """A run of ``model`` on ``source`` with the paper's method: AdamW, then SGD."""
     config = ConfigDict()
-    config.seed = 0
+    config.seed = 0  # Of everything random: weights, splits, order, augmentation.
     config.model = ConfigDict({"name": model, **models.defaults(model)})
     config.data = ConfigDict(
         {
-            "source": source,
-            "data_dir": "",
+            "source": source,  # See cxv_jax.data.sources.
+            "data_dir": "",  # Where its files are; empty: TFDS's folder.
             "image_size": 0,  # 0: as the source has it.
             "val_fraction": 0.1,  # Held out of train for patience and selection.
             "val_per_class": 0,  # Wins over val_fraction.
             "subset_per_class": 0,  # Keep so many training images of each class; 0: all.
-            "splits": "random",  # Or "gem": subset and validation by the files' order.
-            "split_index": 0,  # Which of the "gem" splits.
+            # Or "folds": every image is in test once; "gem": subset, validation by files' order.
+            "splits": "random",
+            "split_index": 0,  # Which of the "folds" or "gem" splits.
+            "folds": 5,  # How many "folds" there are.
             "on_bad_image": "refuse",  # Or "skip".
+            "classes": (),  # Names of those to keep; none: all.
             "small_classes": "split",  # Or "train": nothing is held out of fewer than 5 images.
-            "mean": (0.5, 0.5, 0.5),
-            "std": (0.5, 0.5, 0.5),
+            "mean": (0.5, 0.5, 0.5),  # Of each channel in 0..1, subtracted.
+            "std": (0.5, 0.5, 0.5),  # Their deviation, divided by.
             "loader": "auto",  # Or "resident" (in accelerator memory), "streaming" (Grain).
             "memory_share": 0.4,  # Of the device's memory that a resident set may take.
-            "workers": 0,
+            "workers": 0,  # Processes of Grain that read images; 0: threads of this one.
         }
     )
-    config.batch_size = 64
-    config.eval_batch_size = 256
+    config.init_from = ""  # A run's folder or a file of weights to begin with; see warm_start.py.
+    config.batch_size = 64  # Images of one update, over all devices.
+    config.eval_batch_size = 256  # Images of one call in evaluation and prediction.
     config.micro_batch = 0  # Images of one forward and backward pass; 0: the whole batch.
     config.memory_gb = 0.0  # Of the device: chooses micro_batch and remat to fit; 0: as they are.
-    config.phase1 = phase("adamw", 100, weight_decay=0.01)
-    config.phase2 = phase("sgd", 100, momentum=0.9)
+    config.phase1 = phase("adamw", 100, weight_decay=0.01)  # The first optimizer.
+    config.phase2 = phase("sgd", 100, momentum=0.9)  # The second, from the best weights.
     config.phase2.keep = ""  # Parameters (a pattern) that stay on phase one's optimizer.
+    config.phase2.fresh_state = True  # False: phase one's optimizer goes on with its state.
+    config.handed = "best"  # The weights that phase two begins with; or "last", phase one's last.
     # "test" reproduces the paper's protocol; reports say so. "last" takes the last weights: every
     # phase runs to its end, and nothing is evaluated before.
     config.selection = "val"
@@ -65,6 +73,7 @@ def base(model: str, source: str) -> ConfigDict:
     config.ema_decay = 0.0  # Of a moving average of the weights, which is then evaluated.
     config.redraw_every = 0  # Steps between new Performer projections.
     config.steps_per_call = 0  # Steps in one dispatch; 0: 1 on CPU, 16 elsewhere.
+    config.track = ""  # Or "wandb", "mlflow": figures go there too; needs that package.
     config.fsdp = 1  # Devices over which parameters and optimizer state are split.
     return config
 
@@ -76,25 +85,28 @@ def phase(optimizer: str, epochs: int, **options: float) -> ConfigDict:
             "optimizer": optimizer,  # Any optax optimizer; adamw and sgd with PyTorch's defaults.
             "options": options,  # For the optimizer, e.g. weight_decay or momentum.
             "decay_kernels_only": False,  # True: no weight decay on biases and norms.
-            "learning_rate": 1e-3,
+            "learning_rate": 1e-3,  # The highest of the schedule.
             "schedule": "constant",  # Or "cosine", "linear", over `epochs`.
             "floor": 0.0,  # Where those end, as a share of the rate.
             "warmup_epochs": 0,  # Linear, from near 0; at most half the phase.
             "epochs": epochs,  # At most; 0 leaves the phase out.
             "patience": 20,  # Epochs without improvement that end the phase.
-            "label_smoothing": 0.0,
+            "frozen": "",  # A pattern of the paths of parameters that stay: "stem|stage_0".
+            "rates": (),  # Patterns, and shares of the rate there: (("stage_1", 0.1), ...).
+            "label_smoothing": 0.0,  # Share of each target that goes to all classes.
             "clip_norm": 0.0,  # The gradient's global norm is cut to it; 0: not at all.
+            "average_epochs": 0,  # Of them, the last: their weights' mean is evaluated; 0: no mean.
             "light_share": 0.0,  # Of its steps, the last: without policy, erasing and mixing.
             "augment": {  # See cxv_jax.augment.make.
-                "flip": False,
-                "crop_padding": 0,
-                "random_resized_crop": 0.0,
-                "policy": "none",
-                "rand_layers": 2,
-                "rand_magnitude": 9,
-                "erase_probability": 0.0,
-                "mixup_alpha": 0.0,
-                "cutmix_alpha": 0.0,
+                "flip": False,  # Mirrors half of the images left to right.
+                "crop_padding": 0,  # Pixels of border before a random crop to the old size.
+                "random_resized_crop": 0.0,  # Least share of the area that is cut out; 0: off.
+                "policy": "none",  # Or "trivial" (TrivialAugmentWide), "rand" (RandAugment).
+                "rand_layers": 2,  # RandAugment's operations an image.
+                "rand_magnitude": 9,  # Their strength, 0 to 30.
+                "erase_probability": 0.0,  # Share of the images that get a black box.
+                "mixup_alpha": 0.0,  # Of mixup; 0: off.
+                "cutmix_alpha": 0.0,  # Of CutMix; 0: off.
             },
         }
     )
@@ -115,16 +127,29 @@ def check_config(config: ConfigDict) -> None:
         _require(config, field, lambda x: 0 <= x < 1, "in [0, 1)")
     _require(config, "data.std", lambda x: min(x) > 0, "above 0 in every channel")
     _require(config, "selection", lambda x: x in SELECTIONS, "'val', 'test' or 'last'")
-    for field, choices in (("class_weights", CLASS_WEIGHTS), ("select_by", SELECT_BY)):
+    chosen = {"class_weights": CLASS_WEIGHTS, "select_by": SELECT_BY, "handed": HANDED}
+    for field, choices in chosen.items():
         what = f"one of {', '.join(map(repr, choices))}"
         _require(config, field, lambda x, choices=choices: x in choices, what)
+    for field in ("phase1.rates", "phase2.rates"):
+        what = "pairs of a pattern and a share of the learning rate above 0: (('stage_1', 0.1),)"
+        _require(config, field, _are_rates, what)
     if config.batch_size % max(config.micro_batch, 1):
         raise InputError(
             f"config.micro_batch = {config.micro_batch} must divide config.batch_size = "
             f"{config.batch_size}, or be 0 for the whole batch"
         )
+    if config.ema_decay and (config.phase1.average_epochs or config.phase2.average_epochs):
+        raise InputError("set config.ema_decay or average_epochs of a phase, not both")
     if config.phase1.epochs + config.phase2.epochs == 0:
         raise InputError("config.phase1.epochs and config.phase2.epochs are both 0: nothing to do")
+
+
+def averages(config: ConfigDict, phase: Phase) -> bool:
+    """Whether the evaluated weights are others than those that a phase trains."""
+    fields = config[phase.key]
+    free = fields.optimizer.startswith("schedule_free")
+    return bool(config.ema_decay or fields.average_epochs or free)
 
 
 def completed(stored: Mapping[str, Any]) -> dict[str, Any]:
@@ -173,6 +198,14 @@ def differences(old: Any, new: Any, name: str = "") -> list[str]:
         nested = (differences(old.get(k), new.get(k), f"{name}.{k}".strip(".")) for k in keys)
         return [line for lines in nested for line in lines]
     return [] if old == new else [f"{name} was {old!r}, is {new!r}"]
+
+
+def _are_rates(value: Any) -> bool:
+    pairs = [pair for pair in value if isinstance(pair, tuple | list) and len(pair) == 2]
+    return len(pairs) == len(value) and all(
+        isinstance(pattern, str) and isinstance(share, int | float) and share > 0
+        for pattern, share in pairs
+    )
 
 
 def _require(config: ConfigDict, field: str, holds: Any, what: str) -> None:

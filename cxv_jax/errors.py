@@ -1,7 +1,7 @@
 """The one exception that means "the input is at fault, not the program", and what it may say."""
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 
 class InputError(ValueError):
@@ -25,16 +25,24 @@ def os_fault(error: OSError) -> InputError:
     return InputError(": ".join([*files, reason]))
 
 
-def nearest(word: str, choices: Iterable[str]) -> str:
+def nearest(word: str, choices: Iterable[str], meanings: Mapping[str, str] | None = None) -> str:
     """The end of a message about an unknown ``word``: the nearest choice, or all of them.
+
+    Args:
+      word: what a person typed.
+      choices: what there is.
+      meanings: other words for some of the choices, in lower case.
 
     Example:
       >>> nearest("adam", ["adamw", "sgd"]), nearest("x", ["adamw", "sgd"])
       ("; did you mean 'adamw'?", '; choose from adamw, sgd')
     """
     choices = list(choices)
-    close = difflib.get_close_matches(word, choices, 1, cutoff=0.5)
-    return f"; did you mean {close[0]!r}?" if close else f"; choose from {', '.join(choices)}"
+    typed = (meanings or {}).get(word.lower(), word.lower())
+    lower = {choice.lower(): choice for choice in reversed(choices)}
+    close = difflib.get_close_matches(typed, lower, 1, cutoff=0.5)
+    found = f"; did you mean {lower[close[0]]!r}?" if close else ""
+    return found or f"; choose from {', '.join(choices)}"
 
 
 def reason(error: Exception) -> str:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from cxv_jax.figures import accuracy, between
 from cxv_jax.phase import Phase
-from cxv_jax.records import ClassRecord, Summary
+from cxv_jax.records import CalibrationRecord, ClassRecord, Summary
 from cxv_jax.text import duration, percent
 
 
@@ -29,13 +29,18 @@ def final_table(summary: Summary) -> list[str]:
     text = ("".join(map(str.rjust, row, widths)) for row in rows)
     memory = f"{summary.peak_memory_bytes / 2**30:.2f} GiB ({summary.peak_memory_of})"
     lines = ["", *text, "", *class_table(summary.per_class)]
+    if summary.calibration:
+        lines.append(calibration_line(summary.calibration))
     lines.append(
         f"{summary.parameters:,} parameters, {summary.images_per_second:,.0f} images/s, "
         f"{duration(summary.seconds)}, peak memory {memory}, {summary.device}"
     )
     if summary.selection == "test":
         lines.append("selected on the test split, as in the paper: test figures are not held out")
-    lines.append(f"details in {summary.workdir}: summary.json, curves.png, metrics.jsonl")
+    lines.append(
+        f"details in {summary.workdir}: summary.json, curves.png, metrics.jsonl; "
+        f"tensorboard --logdir {summary.workdir}/tensorboard"
+    )
     return [*lines, test_line(summary)]
 
 
@@ -50,21 +55,42 @@ def _figure_columns(summary: Summary, val: str) -> list[list[str]]:
     f1 = [percent(phase.test_macro_f1) for phase in phases]
     top5 = [percent(phase.test_top5) for phase in phases]
     columns += [["balanced accuracy", *balanced], ["macro-F1", *f1]] if any(balanced) else []
+    if any(phase.test_auroc for phase in phases):
+        columns += [["AUROC", *(share(phase.test_auroc) for phase in phases)]]
     return columns if few else [*columns, ["test top-5", *top5]]
 
 
+def calibration_line(found: CalibrationRecord) -> str:
+    """How far confidence is from accuracy on test, and what a temperature makes of it."""
+    line = f"test calibration error {percent(found.ece)}"
+    if found.temperature:
+        line += (
+            f", {percent(found.calibrated_ece)} at temperature {found.temperature:.3f} (fitted on "
+        )
+        return f"{line}{found.images:,} validation images; predict divides by it)"
+    if not found.images:
+        return f"{line}; no temperature without a validation split (--config.data.val_fraction)"
+    return f"{line}; no temperature: all {found.images:,} validation images are right"
+
+
+def share(value: float | None) -> str:
+    """An area under a curve: ``0.9876``; nothing for None."""
+    return "" if value is None else f"{value:.4f}"
+
+
 def class_table(rows: Sequence[ClassRecord], most: int = 20) -> list[str]:
-    """Images, hits, precision and recall of every class; of more than ``most`` nothing but those
-    without an image, which the means over classes leave out.
+    """Images, hits, precision, recall and AUROC of every class; of more than ``most`` nothing but
+    those without an image, which the means over classes leave out.
     """
     lines = []
     if 0 < len(rows) <= most:
         width = max(len("class"), *(len(row.name) for row in rows))
-        lines = [f"{'class':<{width}}  images  correct  precision    recall"]
+        lines = [f"{'class':<{width}}  images  correct  precision    recall   AUROC"]
         for row in rows:
             precision, recall = (percent(x) or "-" for x in (row.precision, row.recall))
             lines.append(
                 f"{row.name:<{width}}  {row.count:6}  {row.hits:7}  {precision:>9}  {recall:>8}"
+                f"  {share(row.auroc) or '-':>6}"
             )
         lines.append("")
     if absent := [row.name for row in rows if not row.count]:

@@ -16,17 +16,17 @@ from ml_collections import ConfigDict
 from cxv_jax import models, sharding
 from cxv_jax.augment import normalise
 from cxv_jax.checkpoint import Checkpointer
-from cxv_jax.config import completed
-from cxv_jax.data.images import decode, why
+from cxv_jax.config import averages, completed
+from cxv_jax.data.images import Size, decode, why
 from cxv_jax.data.loader import make_loader
 from cxv_jax.data.splits import Split
 from cxv_jax.data.stored import Stored
 from cxv_jax.errors import InputError
-from cxv_jax.evaluation import Evaluation, evaluator
+from cxv_jax.evaluation import Evaluation, Evaluator
 from cxv_jax.jsonable import read
 from cxv_jax.phase import Phase
-from cxv_jax.records import Meta
-from cxv_jax.run_files import read_stored
+from cxv_jax.records import Meta, Summary
+from cxv_jax.run_files import SUMMARY, read_json, read_stored
 from cxv_jax.state import TrainState
 
 
@@ -41,6 +41,7 @@ class Run:
       meta: what the checkpoint says of itself.
       step: of the checkpoint: the best of phase two, else the best of phase one, else the latest.
       splits: that it was trained and tested on, if the folder tells.
+      temperature: that calibrates these weights, by which ``predict`` divides the logits; 1: none.
     """
 
     model: nn.Module
@@ -49,6 +50,7 @@ class Run:
     meta: Meta
     step: int
     splits: Stored | None = None
+    temperature: float = 1.0
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -84,16 +86,20 @@ def load_run(workdir: Path | str) -> Run:
         config, dataset = ConfigDict(completed(meta.config)), meta.dataset
         try:
             model = models.create(num_classes=len(dataset.class_names), **config.model)
-            template = _weights(model, dataset.image_shape, ema=config.ema_decay > 0)
+            phase = meta.progress.phase if meta.progress else Phase.ONE
+            template = _weights(model, dataset.image_shape, ema=averages(config, phase))
         except (AttributeError, KeyError, TypeError) as error:
             raise InputError(f"{where} is damaged ({error}); restore it") from error
         variables = checkpointer.restore(number, template, whole=False).variables()
     variables = jax.device_put(variables, sharding.replicated(sharding.create_mesh()))
-    return Run(model, variables, config, meta, number, read_stored(Path(workdir)))
+    temperature = _temperature(Path(workdir) / SUMMARY, number)
+    return Run(model, variables, config, meta, number, read_stored(Path(workdir)), temperature)
 
 
-def evaluate(run: Run, split: Split) -> Evaluation:
+def evaluate(run: Run, split: Split, *, flip: bool = False) -> Evaluation:
     """Evaluate every image of ``split`` exactly once, on all devices.
+
+    With ``flip`` once as it is and once mirrored; the logits are the mean of both.
 
     Returns:
       Sums over images, divided once: the same for any batch size and number of devices, up to
@@ -110,7 +116,7 @@ def evaluate(run: Run, split: Split) -> Evaluation:
         batch_sharding=sharding.batch_sharding(mesh),
         train=False,
     )
-    return evaluator(run.model, run.scaling, mesh)(run.variables, loader)
+    return Evaluator(run.model, run.scaling, mesh, flip=flip)(run.variables, loader)
 
 
 def predict(
@@ -131,22 +137,40 @@ def predict(
     rows = [np.zeros((0, len(run.class_names)), np.float32)]
     for chunk, count in _padded(images, run.config.eval_batch_size):
         chunk_on_devices = jax.device_put(chunk, places)
-        probabilities = _probabilities(run.model, *run.scaling, run.variables, chunk_on_devices)
-        rows.append(np.asarray(probabilities)[:count])
+        found = _probabilities(
+            run.model, *run.scaling, run.variables, chunk_on_devices, run.temperature
+        )
+        rows.append(np.asarray(found)[:count])
     return np.concatenate(rows)
 
 
+def probabilities(
+    model: nn.Module,
+    mean: tuple[float, ...],
+    std: tuple[float, ...],
+    variables: Any,
+    images: UInt8[Array, "batch height width 3"],
+    temperature: float | Float[Array, ""] = 1.0,
+) -> Float[Array, "batch classes"]:
+    """What :func:`predict` computes of a batch.
+
+    ``softmax(model((images / 255 - mean) / std) / temperature)``.
+    """
+    logits: Any = model.apply(variables, normalise(images, mean, std), train=False)
+    return jax.nn.softmax(logits / temperature)
+
+
 def load_image(
-    path: Path | str, image_size: int, white: float = 0.0
-) -> UInt8[np.ndarray, "size size 3"]:
+    path: Path | str, image_size: Size, white: float = 0.0
+) -> UInt8[np.ndarray, "height width 3"]:
     """Read an image file of any size and mode, exactly as training reads image folders.
 
-    See :func:`cxv_jax.data.images.decode`: EXIF orientation, transparency on white, the shorter
-    side resized to ``image_size``, the centre cropped.
+    See :func:`cxv_jax.data.images.decode`: EXIF orientation, transparency on white, resized until
+    ``image_size`` is covered, the centre cropped.
 
     Args:
       path: of the file.
-      image_size: pixels a side of the result.
+      image_size: pixels a side of the result, or its height and width.
       white: ``run.meta.dataset.white``: what is white in images of more than 8 bits.
 
     Raises:
@@ -158,6 +182,12 @@ def load_image(
         raise InputError(f"{path}: no such file; expected an image") from error
     except Exception as error:  # Pillow's readers raise nearly everything.
         raise InputError(f"{path}: not a readable image ({why(Path(path), error)})") from error
+
+
+def _temperature(summary: Path, step: int) -> float:
+    """What a finished run has fitted for the weights of ``step``; 1 for other weights."""
+    found = read(Summary, read_json(summary), summary).calibration if summary.is_file() else None
+    return 1.0 if found is None or found.step != step else found.temperature or 1.0
 
 
 def _choose_step(checkpointer: Checkpointer) -> int | None:
@@ -176,16 +206,7 @@ def _weights(model: nn.Module, image_shape: tuple[int, int, int], *, ema: bool) 
     return TrainState(step=None, **here, constants=constants, opt_state=(), ema=average)
 
 
-@partial(jax.jit, static_argnums=(0, 1, 2))
-def _probabilities(
-    model: nn.Module,
-    mean: tuple[float, ...],
-    std: tuple[float, ...],
-    variables: Any,
-    images: UInt8[Array, "batch height width 3"],
-) -> Float[Array, "batch classes"]:
-    logits: Any = model.apply(variables, normalise(images, mean, std), train=False)
-    return jax.nn.softmax(logits)
+_probabilities = jax.jit(probabilities, static_argnums=(0, 1, 2))
 
 
 def _padded(images: np.ndarray, most: int) -> Iterator[tuple[np.ndarray, int]]:

@@ -15,6 +15,7 @@ import psutil
 from cxv_jax.errors import InputError
 
 ROOT = Path(__file__).parents[1]
+BOMB = (2**30, 100)  # Unpacked bytes, and times the packed ones: no data reach both.
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 
 
@@ -23,15 +24,21 @@ def available_memory() -> int:
     return psutil.virtual_memory().available
 
 
-def require_memory(what: object, needed: int) -> None:
+def require_memory(file: Path, needed: int) -> None:
     """Refuse a file that would not fit, before it is unpacked.
 
     Raises:
-      InputError: ``needed`` bytes are more than are available.
+      InputError: ``needed`` bytes are more than are available, or are a few bytes blown up.
     """
+    most, times = BOMB
+    if needed > most and needed > times * file.stat().st_size:
+        raise InputError(
+            f"{file}: unpacked it takes {needed / 1e9:,.1f} GB, more than {times} times its own "
+            "size; if that is right, store it without compression"
+        )
     if needed > (free := available_memory()):
         raise InputError(
-            f"{what}: unpacked it takes {needed / 1e9:,.1f} GB, {free / 1e9:,.1f} GB of memory are "
+            f"{file}: unpacked it takes {needed / 1e9:,.1f} GB, {free / 1e9:,.1f} GB of memory are "
             "free; use a smaller one"
         )
 

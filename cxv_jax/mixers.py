@@ -88,6 +88,8 @@ class MultiHeadAttention(nn.Module):
     before ``W_out``, which raises the rank of what a linear attention can say (both as in Han et
     al. 2024, arXiv 2405.16605). Both work for any ``attend``.
 
+    Where the collection ``attention`` is mutable, it gets :func:`attention.token_weights`.
+
     Attributes:
       attend: a function ``(query, key, value) -> out`` on ``[batch, length, heads, head_dim]``,
         or what makes a Flax module that does it, see :func:`owned`.
@@ -118,8 +120,10 @@ class MultiHeadAttention(nn.Module):
         parts = jnp.split(qkv.reshape(-1, 3 * inner), 3, axis=-1)
         attend = owned(self.attend, "attend")
         # One axis at a time: more at once, and JAX asks for the shardings on an Explicit mesh.
-        out = attend(*(part.reshape(tokens).reshape(heads) for part in parts))
-        out = out.reshape(tokens).reshape(*lead, inner)
+        query, key, value = (part.reshape(tokens).reshape(heads) for part in parts)
+        out = attend(query, key, value).reshape(tokens).reshape(*lead, inner)
+        if self.is_mutable_collection("attention") and not self.is_initializing():
+            self.sow("attention", "token_weights", _token_weights(attend, query, key))
         if self.local:
             out += DepthwiseConv(3, dtype=self.dtype, name="local")(parts[2].reshape(out.shape))
         if self.gate:
@@ -131,6 +135,19 @@ class MultiHeadAttention(nn.Module):
         if self.kernel_size == 1:
             return Dense(features, use_bias, self.dtype, self.init_std, name=name)
         return Conv(features, self.kernel_size, use_bias=use_bias, dtype=self.dtype, name=name)
+
+
+def _token_weights(attend: AttentionFn, query: Array, key: Array) -> Array:
+    """:func:`attention.token_weights`, also of a module, whose variables Flax has to hand on."""
+    if not isinstance(attend, nn.Module):
+        return attention.token_weights(attend, query, key)
+    variables = attend.variables
+
+    def apart(query: Array, key: Array, value: Array) -> Array:
+        out: Any = attend.clone(parent=None, name=None).apply(variables, query, key, value)
+        return out
+
+    return attention.token_weights(apart, query, key)
 
 
 class Softmax(nn.Module):

@@ -132,15 +132,36 @@ def muon(
     return injected(optax.contrib.muon, learning_rate, **options)
 
 
-# What the loop cannot run: it gives an optimizer one gradient a step, and evaluates its weights.
+def sam(
+    learning_rate: Schedule = 1e-3, *, rho: float = 0.05, momentum: float = 0.9, **options: Any
+) -> optax.GradientTransformation:
+    """SGD along the gradient of the worst point near by, two gradients a step.
+
+    ``g = grad(p + rho grad(p) / |grad(p)|); m <- momentum m + g; p <- p - lr m`` (Foret et al.
+    2021, arXiv 2010.01412). Its update wants ``grad_fn=(params, step) -> gradient``.
+    """
+
+    def factory(learning_rate: Any) -> optax.GradientTransformation:
+        uphill = optax.chain(optax.contrib.normalize(), optax.sgd(rho))
+        downhill = optax.sgd(learning_rate, momentum=momentum, **options)
+        both = optax.contrib.sam(downhill, uphill, opaque_mode=True)
+
+        def update(updates: Any, state: Any, params: Any, *, grad_fn: Any, **_: Any) -> Any:
+            return both.update(updates, state, params, grad_fn=grad_fn)  # It knows no other.
+
+        return optax.GradientTransformationExtraArgs(both.init, update)
+
+    return injected(factory, learning_rate)
+
+
+# What the loop cannot run.
 NEEDS_MORE = {
     "lbfgs": "a line search",
     "polyak_sgd": "the value of the loss",
-    "sam": "two gradients a step",
-    "schedule_free": "other weights in evaluation",
-    "schedule_free_adamw": "other weights in evaluation",
-    "schedule_free_sgd": "other weights in evaluation",
+    "schedule_free": "another optimizer inside; there are schedule_free_sgd, schedule_free_adamw",
 }
+# These need all parameters of the model, not some of them.
+WHOLE = ("sam", "schedule_free_adamw", "schedule_free_sgd")
 
 
 def by_name(
@@ -148,13 +169,13 @@ def by_name(
 ) -> optax.GradientTransformation:
     """An optimizer of ``optax`` or ``optax.contrib`` by its name.
 
-    ``adamw`` and ``sgd`` get PyTorch's defaults; for ``muon`` see :func:`muon`.
+    ``adamw`` and ``sgd`` get PyTorch's defaults; for ``muon`` and ``sam`` see these functions.
 
     Raises:
       InputError: if optax has no such optimizer, it refuses an option, or needs what the loop does
         not give.
     """
-    known: dict[str, Factory] = {"adamw": adamw, "sgd": sgd, "muon": muon}
+    known: dict[str, Factory] = {"adamw": adamw, "sgd": sgd, "muon": muon, "sam": sam}
     factory = known.get(name)
     if name in NEEDS_MORE:
         raise InputError(f"optimizer {name!r} needs {NEEDS_MORE[name]}; choose another")
@@ -164,9 +185,24 @@ def by_name(
             raise InputError(f"optax has no optimizer {name!r}; try adamw, sgd, muon or rmsprop")
         factory = partial(injected, found)
     try:
-        return factory(learning_rate, **(options or {}))
-    except (TypeError, ValueError) as error:
-        raise InputError(f"optimizer {name!r} refused its options: {error}") from error
+        tx = factory(learning_rate, **(options or {}))
+        jax.eval_shape(partial(_one_step, tx), {"kernel": jnp.ones((2, 2)), "bias": jnp.ones(2)})
+    except Exception as error:  # Whatever optax makes of a person's options.
+        why = str(error).partition("\n")[0]
+        raise InputError(f"optimizer {name!r} refused its options: {why}") from error
+    return tx
+
+
+def _one_step(tx: optax.GradientTransformation, params: Any) -> Any:
+    """A step on parameters that are their own gradient."""
+    whole = optax.with_extra_args_support(tx)
+    return whole.update(params, tx.init(params), params, grad_fn=lambda params, _: params)
+
+
+def evaluated(opt_state: optax.OptState, params: Any) -> Any:
+    """The parameters to evaluate: a schedule-free optimizer's mean, else ``params``."""
+    found = [x for x in _within(opt_state, "z") if isinstance(x, optax.contrib.ScheduleFreeState)]
+    return optax.contrib.schedule_free_eval_params(found[0], params) if found else params
 
 
 def schedule(
@@ -243,18 +279,37 @@ def clipped(tx: optax.GradientTransformation, norm: float) -> optax.GradientTran
 
 
 def label_params(params: Any, labels: Sequence[tuple[str, str]]) -> Any:
-    """The tree of labels of ``params``; see :func:`phase`."""
+    """The tree of labels of ``params``; see :func:`phase`.
+
+    Raises:
+      InputError: for a pattern that is none or that no path has, and a path that no pattern fits.
+    """
+    names = [_name(path) for path, _ in jax.tree_util.tree_leaves_with_path(params)]
+    for pattern, label in labels:
+        try:
+            idle = bool(names) and not any(re.search(pattern, name) for name in names)
+        except re.error as error:
+            raise InputError(f"{pattern!r} is no pattern ({error}), expected one of re") from error
+        if idle:
+            raise InputError(
+                f"pattern {pattern!r} (for {label!r}) is in no parameter's path; they are, for "
+                f"example, {', '.join(names[:: len(names) // 4 + 1])}"
+            )
 
     def label_of(path: Any, _: Any) -> str:
-        if path and path[-1] == jax.tree_util.GetAttrKey("value"):  # Of a variable of NNX.
-            path = path[:-1]
-        name = jax.tree_util.keystr(path, simple=True, separator="/")
+        name = _name(path)
         for pattern, label in labels:
             if re.search(pattern, name):
                 return label
         raise InputError(f"no pattern of {[pattern for pattern, _ in labels]} matches {name!r}")
 
     return jax.tree_util.tree_map_with_path(label_of, params)
+
+
+def _name(path: Any) -> str:
+    if path and path[-1] == jax.tree_util.GetAttrKey("value"):  # Of a variable of NNX.
+        path = path[:-1]
+    return jax.tree_util.keystr(path, simple=True, separator="/")
 
 
 def hand_over(tx: optax.GradientTransformation, best_params: Any) -> optax.OptState:

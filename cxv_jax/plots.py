@@ -1,4 +1,4 @@
-"""Pictures of data and runs: a contact sheet, learning curves, a confusion matrix.
+"""Pictures of data and runs: a contact sheet, learning curves, a confusion matrix, explanations.
 
 Matplotlib is imported on use only.
 """
@@ -139,6 +139,75 @@ def confusion(
     ax.set(xlabel="predicted class", ylabel="true class", title=_shortened(title, LONGEST_TITLE))
     for text in (ax.title, *ax.get_xticklabels(), *ax.get_yticklabels()):
         text.set_parse_math(False)  # A class may be called $5.
+    save(figure, path)
+
+
+def explanations(
+    images: UInt8[np.ndarray, "image height width 3"],
+    overlays: Mapping[str, np.ndarray],
+    titles: Sequence[tuple[str, str]],
+    path: str | Path,
+) -> None:
+    """Draw images, each beside copies of it with maps laid over.
+
+    Args:
+      images: of one size.
+      overlays: title to maps ``[image, map_height, map_width]``, each scaled to its own range.
+      titles: two lines above each image.
+      path: the PNG file, replaced at once.
+    """
+    across = min(len(images), 3 if len(overlays) < 2 else 2)  # Images in a row.
+    down, wide = -(-len(images) // across), 1 + len(overlays)
+    height, width = images.shape[1:3]
+    cell = 1.6
+    figure = new_figure(cell * wide * across, (cell * height / width + 0.5) * down)
+    groups = figure.subfigures(down, across, squeeze=False, wspace=0.06).ravel()
+    for group, image, title, number in zip(
+        groups, images, titles, range(len(images)), strict=False
+    ):
+        axes = group.subplots(1, wide, squeeze=False)[0]
+        lines = "\n".join(_shortened(line, LONGEST_NAME * wide) for line in title)
+        group.suptitle(lines, fontsize=8, x=0.02, ha="left", parse_math=False)
+        for ax, (name, maps) in zip(axes, {"": None, **overlays}.items(), strict=True):
+            ax.imshow(image, interpolation="nearest", extent=(0, width, height, 0))
+            if maps is not None:
+                heat = (maps[number] - maps[number].min()) / max(np.ptp(maps[number]), 1e-12)
+                ax.imshow(
+                    heat,
+                    cmap="inferno",
+                    alpha=0.6,
+                    interpolation="bilinear",
+                    extent=(0, width, height, 0),
+                )
+            ax.set(xticks=[], yticks=[])
+            ax.set_xlabel(name, fontsize=7, labelpad=2)
+            ax.spines[:].set_visible(False)
+    save(figure, path)
+
+
+def reliability(curves: Mapping[str, Any], path: str | Path, *, title: str) -> None:
+    """Draw accuracy over confidence, and below how many images are how sure.
+
+    Args:
+      curves: a name to a :class:`cxv_jax.calibration.Reliability`; the second is highlighted.
+      path: the PNG file, replaced at once.
+      title: above the picture.
+    """
+    figure = new_figure(5, 5.4)
+    top, bottom = figure.subplots(2, sharex=True, height_ratios=(3, 1))
+    top.plot([0, 1], [0, 1], color="0.6", linestyle="--", linewidth=1)
+    for (name, curve), color in zip(curves.items(), (GREY, BLUE), strict=False):
+        label = f"{name}: error {100 * curve.error:.1f} %"
+        known = curve.counts > 0
+        top.plot(curve.confidence[known], curve.accuracy[known], "o-", color=color, label=label)
+        edges = np.linspace(0, 1, len(curve.counts) + 1)
+        bottom.stairs(curve.counts, edges, color=color)
+    top.set(ylabel="accuracy", xlim=(0, 1), ylim=(0, 1))
+    top.set_title(_shortened(title, LONGEST_TITLE), parse_math=False)
+    top.legend(frameon=False, loc="upper left")
+    bottom.set(xlabel="confidence", ylabel="images", yscale="symlog", ylim=(0, None))
+    for ax in (top, bottom):
+        tidy(ax)
     save(figure, path)
 
 

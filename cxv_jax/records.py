@@ -201,17 +201,44 @@ class PhaseSummary(Record):
     val_macro_f1: float | None = None
     test_balanced_accuracy: float | None = None
     test_macro_f1: float | None = None
+    test_auroc: float | None = None
 
 
 @dataclasses.dataclass(frozen=True)
 class ClassRecord(Record):
-    """A class on a split: its images, those recognised, precision, recall (None: not defined)."""
+    """A class on a split: its images, those recognised, what is defined of the rest, else None.
+
+    ``auroc`` is the area under its curve against all others.
+    """
 
     name: str
     count: int
     hits: int
     precision: float | None
     recall: float | None
+    auroc: float | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class CalibrationRecord(Record):
+    """How far confidence and accuracy are apart on test, before and after a temperature.
+
+    Attributes:
+      ece: the expected calibration error, 15 bins, in 0..1.
+      temperature: that logits are divided by, fitted on validation; None: there is none, since
+        there was no validation split, or all of it was right.
+      images: of validation, that it was fitted on.
+      calibrated_ece: with it.
+      calibrated_loss: likewise.
+      step: of the checkpoint with these weights.
+    """
+
+    ece: float
+    step: int
+    temperature: float | None = None
+    images: int = 0
+    calibrated_ece: float | None = None
+    calibrated_loss: float | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -224,9 +251,12 @@ class Summary(Record):
       model: name of the model.
       selection: the split that selected the weights, ``val`` or ``test``; or ``last``.
       test_top1: of the last phase's best weights, as ``test_top5``.
+      last_test_top1: of the run's last weights; None in files of older versions.
       phases: by the phase's key.
       test_count: images of test; 0 where an older version did not tell.
       per_class: every class on test, by the last phase's best weights.
+      confusion: these weights' test images by (true class, predicted class).
+      calibration: of these weights.
       parameters: trainable ones.
       images_per_second: the median over the epochs.
       seconds: of the whole run.
@@ -264,4 +294,7 @@ class Summary(Record):
     versions: dict[str, str] = dataclasses.field(default_factory=dict)
     test_count: int = 0
     per_class: list[ClassRecord] = dataclasses.field(default_factory=list)
+    confusion: list[list[int]] = dataclasses.field(default_factory=list)
+    calibration: CalibrationRecord | None = None
     revision: str = ""
+    last_test_top1: float | None = None

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import logging
+import math
 import sys
 import time
 from collections.abc import Callable
@@ -20,8 +21,10 @@ from cxv_jax.journal import Journal
 from cxv_jax.phase import Phase
 from cxv_jax.records import EpochRecord, HandoffRecord, Summary
 from cxv_jax.text import duration, percent
+from cxv_jax.track import Tracking
 
 CURVES = "curves.png"
+EVERY = 3.0  # Seconds between two lines about epochs; all are in metrics.jsonl.
 SCALARS = {
     "train_loss": "loss/train",
     "val_loss": "loss/{split}",
@@ -58,6 +61,7 @@ class Report:
       launched: when the program was started (``time.time()``), to say how long the first step made
         a person wait; None: no such line.
       say: takes what a person is to read.
+      track: makes what figures are handed on to besides, from the run's folder; None: nothing.
     """
 
     def __init__(
@@ -69,12 +73,14 @@ class Report:
         last: EpochRecord | None = None,
         launched: float | None = None,
         say: Callable[[str], None] = to_log,
+        track: Callable[[Path], Tracking] | None = None,
     ) -> None:
         self._workdir, self._say = Path(workdir), say
         self._first = jax.process_index() == 0
         self._quiet = not sys.stdout.isatty() if quiet is None else quiet
         self._bar: _Bar | None = None
-        self._split = "val"
+        self._split, self._last, self._tracking = "val", last, None
+        self._held, self._said = "", -math.inf
         self._launched, self._epoch_started = launched, time.perf_counter()
         if self._first:
             self._workdir.mkdir(parents=True, exist_ok=True)
@@ -82,6 +88,7 @@ class Report:
             mended = self._journal.cut_back(resume_step, last)
             folder = self._workdir / "tensorboard"
             self._tensorboard = SummaryWriter(str(folder), purge_step=resume_step + 1)
+            self._tracking = track(self._workdir) if track else None
             if mended:
                 self.message(mended)
 
@@ -111,21 +118,32 @@ class Report:
             self._bar.advance(steps, loss, top1)
 
     def end_epoch(self, record: EpochRecord) -> None:
-        """Print one line; append ``record`` to ``metrics.jsonl`` and its scalars to TensorBoard."""
+        """Append ``record`` to ``metrics.jsonl``, its scalars to TensorBoard and tracker; print it.
+
+        Of epochs that follow each other within ``EVERY`` seconds some have no line, but the first
+        and the last of a phase do.
+        """
         self._split = record.selection
         self._record(record)
         if self._first:
-            for name, tag in SCALARS.items():
-                tag = tag.format(split=self._split)
-                if (value := getattr(record, name)) is not None:
-                    self._tensorboard.add_scalar(tag, value, record.step)
+            values = {tag: getattr(record, name) for name, tag in SCALARS.items()}
+            scalars = {k.format(split=self._split): x for k, x in values.items() if x is not None}
+            for tag, value in scalars.items():
+                self._tensorboard.add_scalar(tag, value, record.step)
             self._tensorboard.flush()
+            if self._tracking is not None:
+                self._tracking.log(scalars, record.step)
         self._drop_bar()
-        self.message(epoch_line(record))
+        self._held = epoch_line(record, rose=_rose(record, self._last))
+        self._last = record
+        if time.perf_counter() - self._said >= EVERY:
+            self._release()
 
     def hand_over(self, record: HandoffRecord) -> None:
         """Print and record that the second optimizer takes over."""
         self._record(record)
+        self._release()
+        self._said = -math.inf
         self.message(handoff_line(record, self._split))
 
     def message(self, text: str) -> None:
@@ -139,9 +157,13 @@ class Report:
         if not self._first:
             return
         self._drop_bar()
+        self._release()
         text = json.dumps(summary.to_json(), indent=2)
         write_text(self._workdir / "summary.json", text + "\n")
         draw_curves(self._workdir, summary, self.message)
+        if self._tracking is not None:
+            last = summary.phases[max(summary.phases)].to_json()
+            self._tracking.finish({k: x for k, x in last.items() if k.startswith("test_") and x})
         self.message("\n".join(final_table(summary)))
 
     def close(self) -> None:
@@ -149,6 +171,14 @@ class Report:
         self._drop_bar()
         if self._first:
             self._tensorboard.close()
+            if self._tracking is not None:
+                self._tracking.close()
+
+    def _release(self) -> None:
+        """Print the line about the last epoch, if it is still to be printed."""
+        if self._held:
+            self.message(self._held)
+            self._held, self._said = "", time.perf_counter()
 
     def _record(self, record: EpochRecord | HandoffRecord) -> None:
         if self._first:
@@ -217,8 +247,18 @@ def first_step_line(steps: int, waited: float, seconds: float) -> str:
     return f"{what} after {duration(waited)} ({duration(seconds)} to compile and run)"
 
 
-def epoch_line(record: EpochRecord) -> str:
-    """One epoch in one line."""
+def _rose(record: EpochRecord, before: EpochRecord | None) -> bool:
+    """Whether the figure that counts is higher than that of all epochs before."""
+    best = [
+        x.best_top1 if x.best_score is None else x.best_score
+        for x in (record, before)
+        if x is not None
+    ]
+    return record.improved and (len(best) == 1 or best[1] is None or (best[0] or 0.0) > best[1])
+
+
+def epoch_line(record: EpochRecord, *, rose: bool) -> str:
+    """One epoch in one line; ``rose``: its figure is the highest so far."""
     held_out = ""
     if record.val_loss is not None:
         by_top1 = record.select_by == "top1"
@@ -227,7 +267,7 @@ def epoch_line(record: EpochRecord) -> str:
         best = f"best {best}, patience {record.patience_left}"
         held_out = (
             f" | {record.selection} loss {record.val_loss:.4f} top-1"
-            f" {percent(record.val_top1):>8}{score} ({'best so far' if record.improved else best})"
+            f" {percent(record.val_top1):>8}{score} ({'best so far' if rose else best})"
         )
     return (
         f"epoch {record.epoch:3d}  {record.phase}"

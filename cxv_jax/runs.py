@@ -5,6 +5,7 @@ import logging
 import shutil
 import statistics
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import jax
 from ml_collections import ConfigDict
 
 from cxv_jax import distributed, machine, optimizer
+from cxv_jax.ahead import Ahead
 from cxv_jax.checkpoint import Checkpointer
 from cxv_jax.config import completed, differences, without_place
 from cxv_jax.data.stored import Stored, check
@@ -24,6 +26,7 @@ from cxv_jax.records import DataRecord, EpochRecord, Meta, PhaseSummary, Progres
 from cxv_jax.run_files import CONFIG, DATA, SUMMARY, cuts_anew, plain, read_json
 from cxv_jax.session import Session
 from cxv_jax.state import TrainState
+from cxv_jax.warm_start import WarmStart
 
 
 class Run:
@@ -34,23 +37,34 @@ class Run:
       session: that trains it, within the memory that the config allows.
       folder: the run's.
       lock: of the folder, asked before each save whether the folder is still there.
+      start: what a new run begins with; not asked where one goes on.
 
     Attributes:
       config: the user's.
       session: that trains it, within the memory that the config allows.
       folder: the run's.
       checkpointer: closed on leaving.
+      ahead: compiles what is called later; closed on leaving.
       faults: of checkpoints that are damaged and were set aside, a line each.
+      begun_with: what a new run was begun with, a line or two; nothing for random numbers.
       state: the arrays.
       progress: where the run stands besides.
       last: the record of the last epoch, None before there is one.
       epoch_seconds: of the steps of the last epoch.
     """
 
-    def __init__(self, config: ConfigDict, session: Session, folder: Path, lock: FolderLock):
+    def __init__(
+        self,
+        config: ConfigDict,
+        session: Session,
+        folder: Path,
+        lock: FolderLock,
+        start: Callable[[], WarmStart] = WarmStart,
+    ):
         self.config, self.session, self.folder = config, session, folder
-        self.checkpointer = Checkpointer(folder / "checkpoints")
-        self._lock = lock
+        self.checkpointer, self.ahead = Checkpointer(folder / "checkpoints"), Ahead()
+        self._lock, self._start = lock, start
+        self.begun_with: tuple[str, ...] = ()
         self.last: EpochRecord | None = None
         self.faults = distributed.together(self._set_aside)
         self.state, self.progress = self._begin()
@@ -61,6 +75,7 @@ class Run:
         return self
 
     def __exit__(self, kind: type | None, error: BaseException | None, *_: Any) -> None:
+        self.ahead.close()
         try:
             self.checkpointer.close()  # Waits for the save in flight.
         except InputError as fault:
@@ -131,7 +146,7 @@ class Run:
         return None if progress is None else progress.epoch
 
     def summary(self, phases: dict[str, PhaseSummary], **tested: Any) -> Summary:
-        """What the finished run says of itself; ``tested``: ``test_count``, ``per_class``."""
+        """What the finished run says of itself; ``tested``: its fields about test."""
         last = phases[max(phases)]
         return Summary(
             workdir=str(self.folder),
@@ -161,15 +176,19 @@ class Run:
     def _begin(self) -> tuple[TrainState, Progress]:
         latest = self.checkpointer.latest_step()
         if latest is None:
-            return self.session.phases[Phase.ONE].begin(), Progress()
+            start = self._start()
+            self.begun_with = start.told
+            return self.session.phases[Phase.ONE].begin(start.arrays), Progress()
         meta = self._meta(latest)
         progress, data, self.last = meta.progress, meta.dataset, meta.last
         if progress is None:
             raise InputError(
-                f"{self.folder} holds imported weights, which no training can go on from"
+                f"{self.folder} holds imported weights: to train them name another workdir, and "
+                f"config.init_from={self.folder}"
             )
         if not cuts_anew(meta.config, plain(self.config)):
-            check(self.session.dataset, data.class_names, data.digest)
+            now = self.session.stored
+            check(self.session.dataset.name, now, data.class_names, data.digest)
         template = self.session.phases[progress.phase].template
         return self.checkpointer.restore(latest, template), progress
 

@@ -1,5 +1,6 @@
 """A config, wired: mesh, data set, loaders, model, both phases, evaluation."""
 
+from collections.abc import Mapping
 from functools import cached_property, partial
 from typing import Any
 
@@ -10,12 +11,16 @@ from ml_collections import ConfigDict
 
 from cxv_jax import augment, distributed, models, sharding, step
 from cxv_jax import state as train_states
+from cxv_jax.ahead import Ahead
+from cxv_jax.config import averages
 from cxv_jax.data.loader import Loader
+from cxv_jax.data.resident import ResidentLoader
 from cxv_jax.data.splits import Dataset
 from cxv_jax.data.stored import Stored
 from cxv_jax.errors import InputError
-from cxv_jax.evaluation import Evaluation, evaluator
+from cxv_jax.evaluation import Evaluation, Evaluator
 from cxv_jax.figures import balanced_weights
+from cxv_jax.kernels import threefry
 from cxv_jax.parts import load_dataset, make_optimizer, redraw_projections, split_loader
 from cxv_jax.phase import Phase
 from cxv_jax.state import TrainState
@@ -117,17 +122,32 @@ class Session:
     @cached_property
     def rng(self) -> jax.Array:
         """The run's random key, on all devices."""
-        draw = partial(jax.random.key, self.config.seed)
+        draw = partial(threefry.key, self.config.seed)
         return jax.jit(draw, out_shardings=sharding.replicated(self.mesh))()
 
     def evaluate(self, variables: dict[str, Any], split: str) -> Evaluation:
         """Exact results of a model's variables over a whole split."""
         return self._evaluator(variables, self.loader(split))
 
+    def compile_ahead(self, ahead: Ahead, phase: Phase, feed: Any) -> None:
+        """Let what comes after the first steps of ``phase`` compile: evaluation, the next phase.
+
+        Args:
+          ahead: compiles.
+          phase: the running one.
+          feed: of its first steps.
+        """
+        split = self.config.selection
+        if split in self.dataset.splits and isinstance(self.loader(split), ResidentLoader):
+            variables = self.phases[phase].template.variables()
+            ahead.compile(split, partial(self._evaluator.lower, variables, self.loader(split)))
+        if phase is Phase.ONE and self.config.phase2.epochs:
+            ahead.compile(Phase.TWO, partial(self.phases[Phase.TWO].lower, feed))
+
     @cached_property
-    def _evaluator(self) -> Any:
+    def _evaluator(self) -> Evaluator:
         data = self.config.data
-        return evaluator(self.model, (tuple(data.mean), tuple(data.std)), self.mesh)
+        return Evaluator(self.model, (tuple(data.mean), tuple(data.std)), self.mesh)
 
 
 class WiredPhase:
@@ -156,7 +176,11 @@ class WiredPhase:
             redraw_every=config.redraw_every,
             micro_batch=config.micro_batch,
             class_weights=session.class_weights,
+            average_from=max(0, fields.epochs - fields.average_epochs) * steps
+            if fields.average_epochs
+            else None,
         )
+        self._ema = averages(config, phase)
 
     @property
     def template(self) -> TrainState:
@@ -172,13 +196,14 @@ class WiredPhase:
             )
         return templates[self._phase]
 
-    def begin(self) -> TrainState:
-        """The state of a run that begins with this phase."""
-        return jax.jit(self._create, out_shardings=self._places)()
+    def begin(self, start: Mapping[str, np.ndarray] | None = None) -> TrainState:
+        """The state of a run that begins with this phase; ``start``: see :func:`.state.create`."""
+        return jax.jit(self._create, out_shardings=self._places)(dict(start or {}))
 
     def hand_over(self, best: TrainState) -> TrainState:
         """The first state of this phase from the best state of the last one."""
-        make = partial(train_states.hand_over, tx=self.tx)
+        fresh = self._session.config.phase2.fresh_state
+        make = partial(train_states.hand_over, tx=self.tx, ema=self._ema, fresh=fresh)
         return jax.jit(make, out_shardings=self._places)(best)
 
     @cached_property
@@ -188,12 +213,16 @@ class WiredPhase:
         several = step.many(one, self._session.train_loader.fetch)
         return jax.jit(several, donate_argnums=0, out_shardings=(self._places, None))
 
+    def lower(self, feed: Any) -> Any:
+        """The update on batches like ``feed``, ready to compile."""
+        session = self._session
+        return self.update.lower(self.template, session.rng, session.train_loader.data, feed)
+
     @property
     def _places(self) -> TrainState:
         return jax.tree.map(lambda x: x.sharding, self.template)
 
-    def _create(self) -> TrainState:
+    def _create(self, start: Any = None) -> TrainState:
         session = self._session
-        rng, shape = jax.random.key(session.config.seed), session.dataset.image_shape
-        ema = session.config.ema_decay > 0
-        return train_states.create(session.model, self.tx, rng, shape, ema=ema)
+        rng, shape = threefry.key(session.config.seed), session.dataset.image_shape
+        return train_states.create(session.model, self.tx, rng, shape, ema=self._ema, start=start)

@@ -1,10 +1,12 @@
 """What training changes: one pytree, checkpointed as a whole."""
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 import flax.linen as nn
 import flax.struct
+import flax.traverse_util
 import jax
 import jax.numpy as jnp
 import optax
@@ -23,7 +25,7 @@ class TrainState:
       batch_stats: running statistics of BatchNorm, ``{}`` without it.
       constants: Performer projections, ``{}`` without them; never trained.
       opt_state: state of the running phase's optimizer.
-      ema: moving average of ``params`` and ``batch_stats``, or None.
+      ema: what is evaluated in place of ``params`` and ``batch_stats``, their average; or None.
       phase_step: int32, optimizer steps of the running phase.
     """
 
@@ -36,7 +38,7 @@ class TrainState:
     phase_step: Any = 0
 
     def variables(self) -> dict[str, Any]:
-        """What evaluation applies: the moving average where there is one."""
+        """What evaluation applies: the average where there is one."""
         weights = self.ema or {"params": self.params, "batch_stats": self.batch_stats}
         return {**weights, "constants": self.constants}
 
@@ -48,9 +50,15 @@ def create(
     image_shape: tuple[int, int, int],
     *,
     ema: bool = False,
+    start: Mapping[str, Any] | None = None,
 ) -> TrainState:
-    """Initial state of ``model`` for images of ``image_shape`` (height, width, channels)."""
+    """Initial state of ``model`` for images of ``image_shape`` (height, width, channels).
+
+    ``start``: arrays in place of the initial ones, by path (``params/head/bias``).
+    """
     variables = model.init(rng, jnp.zeros((1, *image_shape)), train=False)
+    initial = flax.traverse_util.flatten_dict(variables, sep="/")
+    variables = flax.traverse_util.unflatten_dict({**initial, **(start or {})}, sep="/")
     params, batch_stats = variables["params"], variables.get("batch_stats", {})
     return TrainState(
         step=jnp.zeros((), jnp.int32),
@@ -64,31 +72,46 @@ def create(
     )
 
 
-def hand_over(state: TrainState, tx: optax.GradientTransformation) -> TrainState:
-    """The next phase's first state from the best state of the last: its evaluated weights go on.
+def hand_over(
+    state: TrainState, tx: optax.GradientTransformation, *, ema: bool = False, fresh: bool = True
+) -> TrainState:
+    """The next phase's first state from the last one's: its evaluated weights go on.
 
-    The step count stays; the optimizer state is a fresh one of ``tx``.
+    The step count stays; the optimizer state is a fresh one of ``tx``, or without ``fresh`` the
+    last phase's. ``ema``: whether the next phase averages.
     """
     best = {name: x for name, x in state.variables().items() if name != "constants"}
-    ema = jax.tree.map(jnp.copy, best) if state.ema is not None else None
     return dataclasses.replace(
         state,
         phase_step=jnp.zeros((), jnp.int32),
         params=best["params"],
         batch_stats=best["batch_stats"],
-        opt_state=optimizer.hand_over(tx, best["params"]),
-        ema=ema,
+        opt_state=optimizer.hand_over(tx, best["params"]) if fresh else state.opt_state,
+        ema=jax.tree.map(jnp.copy, best) if ema else None,
     )
 
 
-def average(ema: Any, params: Any, batch_stats: Any, decay: float, steps: Array) -> dict[str, Any]:
-    """One step of the moving average, unbiased from the first.
+def average(
+    ema: Any,
+    params: Any,
+    batch_stats: Any,
+    decay: float,
+    steps: Array,
+    since: int | None = None,
+) -> dict[str, Any]:
+    """One step of the average: ``ema <- d ema + (1 - d) weights``; ``steps``: t, done in the phase.
 
-    ``ema <- d ema + (1 - d) weights`` with ``d = min(decay, (1 + t) / (10 + t))``, ``t`` the
-    phase's steps before this one: the start weights count for a tenth after the first step and
-    for next to nothing after a few, so that short phases are averaged as well as long ones.
+    Moving, unbiased from the first: ``d = min(decay, (1 + t) / (10 + t))``. The start weights count
+    for a tenth after the first step and for next to nothing after a few, so that short phases are
+    averaged as well as long ones. With ``since`` the plain mean of the weights after each step from
+    then on, ``d = n / (n + 1)`` with ``n = t - since``; before that the weights themselves.
 
-    Source: TensorFlow's ``ExponentialMovingAverage(num_updates=t)``.
+    Source: TensorFlow's ``ExponentialMovingAverage(num_updates=t)``; the mean: Izmailov et al.
+    2018, arXiv 1803.05407 (which computes BatchNorm's statistics anew; here they are averaged).
     """
-    ramp = jnp.minimum(decay, (1 + steps) / (10 + steps))
-    return optax.incremental_update({"params": params, "batch_stats": batch_stats}, ema, 1 - ramp)
+    if since is None:
+        kept = jnp.minimum(decay, (1 + steps) / (10 + steps))
+    else:
+        count = jnp.maximum(steps - since, 0)
+        kept = count / (count + 1)
+    return optax.incremental_update({"params": params, "batch_stats": batch_stats}, ema, 1 - kept)

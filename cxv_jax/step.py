@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 
-from cxv_jax import losses, metrics
+from cxv_jax import losses, metrics, optimizer
 from cxv_jax.augment import normalise
 from cxv_jax.state import TrainState, average
 
@@ -27,11 +27,12 @@ class StepConfig(NamedTuple):
       std: their deviation.
       num_classes: for one-hot targets.
       label_smoothing: see :func:`losses.cross_entropy`.
-      ema_decay: of the moving average, 0 for none.
+      ema_decay: of the moving average, where the state has one.
       augment: ``(rng, uint8 images, one-hot targets) -> (images 0..255, targets)``.
       light: takes the place of ``augment`` at the end of the phase; None: nothing does.
       light_from: the phase's step from which on it does.
       class_weights: of the examples' losses, one a class; None: all the same.
+      average_from: the phase's step from which on the average is the plain mean; None: it moves.
       redraw: ``(rng, constants) -> constants``, new random projections.
       redraw_every: steps between redraws, 0 for never.
       micro_batch: images of one forward and backward pass; it divides the batch; 0 for all.
@@ -49,6 +50,7 @@ class StepConfig(NamedTuple):
     light: Augment | None = None
     light_from: int = 0
     class_weights: tuple[float, ...] | None = None
+    average_from: int | None = None
 
 
 def train_step(
@@ -83,19 +85,27 @@ def train_step(
         weighted = example_losses * part["weight"] if weights else example_losses
         return weighted.mean(), (updated.get("batch_stats", {}), sums)
 
-    grads, (batch_stats, sums) = accumulate(
-        jax.grad(loss_fn, has_aux=True),
-        state.params,
-        state.batch_stats,
-        dropout_rng,
-        {"image": images, "target": targets, "label": batch["label"], **weights},
-        count=len(images) // (config.micro_batch or len(images)),
+    def gradient(params: Any) -> tuple[Any, tuple[Any, metrics.Sums]]:
+        return accumulate(
+            jax.grad(loss_fn, has_aux=True),
+            params,
+            state.batch_stats,
+            dropout_rng,
+            {"image": images, "target": targets, "label": batch["label"], **weights},
+            count=len(images) // (config.micro_batch or len(images)),
+        )
+
+    grads, (batch_stats, sums) = gradient(state.params)
+    # An optimizer may ask for the gradient elsewhere; BatchNorm's statistics are those of here.
+    updates, opt_state = optax.with_extra_args_support(tx).update(
+        grads, state.opt_state, state.params, grad_fn=lambda params, _: gradient(params)[0]
     )
-    updates, opt_state = tx.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
     ema = state.ema
     if ema is not None:
-        ema = average(ema, params, batch_stats, config.ema_decay, state.phase_step)
+        shown = optimizer.evaluated(opt_state, params)
+        decay, since = config.ema_decay, config.average_from
+        ema = average(ema, shown, batch_stats, decay, state.phase_step, since)
     next_state = TrainState(
         state.step + 1, params, batch_stats, constants, opt_state, ema, state.phase_step + 1
     )
@@ -173,22 +183,29 @@ def accumulate(
     return grads, (batch_stats, jax.tree.map(lambda x: x.sum(0), sums))
 
 
-def many(step: Callable[..., tuple[Any, metrics.Sums]], fetch: Fetch) -> Callable:
+def added(sums: Any) -> Any:
+    """Sums of several steps, from those of each."""
+    return jax.tree.map(lambda x: x.sum(0), sums)
+
+
+def many(
+    step: Callable[..., tuple[Any, Any]], fetch: Fetch, join: Callable[[Any], Any] = added
+) -> Callable:
     """Several steps in one call: ``(carry, constant, data, feed) -> (carry, sums)``.
 
     Runs ``step(carry, constant, batch) -> (carry, sums)`` on every slice of the first axis of
     ``feed``, of which ``fetch(data, slice)`` makes the batch. A single slice is called straight:
-    convolutions inside a loop are slow on CPUs.
+    convolutions inside a loop are slow on CPUs. ``join`` makes one of the stacked sums of several.
     """
 
-    def call(carry: Any, constant: Any, data: Any, feed: Any) -> tuple[Any, metrics.Sums]:
-        def body(carry: Any, feed_slice: Any) -> tuple[Any, metrics.Sums]:
+    def call(carry: Any, constant: Any, data: Any, feed: Any) -> tuple[Any, Any]:
+        def body(carry: Any, feed_slice: Any) -> tuple[Any, Any]:
             return step(carry, constant, fetch(data, feed_slice))
 
         if jax.tree.leaves(feed)[0].shape[0] == 1:
             return body(carry, jax.tree.map(lambda x: x[0], feed))
         carry, sums = jax.lax.scan(body, carry, feed)
-        return carry, jax.tree.map(lambda x: x.sum(0), sums)
+        return carry, join(sums)
 
     return call
 

@@ -2,31 +2,46 @@
 
 import contextlib
 import dataclasses
+import functools
 import math
 import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import jax
 from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
-from cxv_jax import distributed, divergence, metrics, runs, sharding
+from cxv_jax import distributed, divergence, metrics, runs, sharding, track
+from cxv_jax.calibration import fit_temperature, mean_loss
 from cxv_jax.config import check_config, short_phases
 from cxv_jax.errors import InputError
+from cxv_jax.evaluation import Evaluation, known
+from cxv_jax.figures import mean_known
 from cxv_jax.files import sweep
 from cxv_jax.final_table import final_table
 from cxv_jax.interrupt import Interrupt, Interrupted
 from cxv_jax.lock import FolderLock
 from cxv_jax.memory_plan import fit_session
 from cxv_jax.phase import Phase
-from cxv_jax.records import Best, EpochRecord, HandoffRecord, PhaseSummary, Summary
+from cxv_jax.records import (
+    Best,
+    CalibrationRecord,
+    EpochRecord,
+    HandoffRecord,
+    PhaseSummary,
+    Summary,
+)
 from cxv_jax.report import CURVES, Report, draw_curves, to_log
 from cxv_jax.run_files import kept_splits
 from cxv_jax.runs import Run
 from cxv_jax.session import Session
 from cxv_jax.state import TrainState
+from cxv_jax.track import Tracking
+from cxv_jax.warm_start import WarmStart
+from cxv_jax.warm_start import read as read_weights
 
 
 def train_and_evaluate(
@@ -71,22 +86,35 @@ def train_and_evaluate(
         return summary
     with FolderLock(workdir) as lock:
         take(lock)
-        keep = distributed.together(partial(kept_splits, workdir, config))
-        session = fit_session(Session.of(config, keep=keep), say)
-        if config.selection != "last":
-            session.loader(config.selection)  # Refuses a split that is not there, before writing.
+        session, start = wired(config, Path(workdir), say)
         opening = partial(runs.open_run, workdir, config, fork=fork, data=session.stored)
         folder = distributed.together(opening)
         distributed.together(partial(runs.check_joined, folder, config))
         take(lock)  # The folder may be a new one.
-        with Interrupt() as interrupt, Run(config, session, folder, lock) as run:
-            step = int(run.state.step)
-            with Report(
-                folder, quiet=quiet, resume_step=step, last=run.last, launched=launched, say=say
-            ) as report:
-                report.message("\n".join([*run.faults, introduction(run)]))
+        with Interrupt() as interrupt, Run(config, session, folder, lock, start) as run:
+            tracking = partial(Tracking, config.track, config=config.to_dict())
+            begun: dict[str, Any] = dict(
+                resume_step=int(run.state.step), last=run.last, track=tracking
+            )
+            with Report(folder, quiet=quiet, launched=launched, say=say, **begun) as report:
+                report.message("\n".join([*run.faults, introduction(run), *run.begun_with]))
                 mend_best(run, report)
                 return run_phases(run, report, interrupt)
+
+
+def wired(
+    config: ConfigDict, workdir: Path, say: Callable[[str], None]
+) -> tuple[Session, Callable[[], WarmStart]]:
+    """The session, and what a new run begins with; what is wrong is refused before any writing."""
+    track.check(config.track)
+    keep = distributed.together(partial(kept_splits, workdir, config))
+    session = fit_session(Session.of(config, keep=keep), say)
+    if config.selection != "last":
+        session.loader(config.selection)  # Refuses a split that is not there.
+    start = functools.cache(partial(read_weights, config, session))
+    if not (workdir / "checkpoints").exists():
+        distributed.together(start)
+    return session, start
 
 
 def finish_report(folder: Path, summary: Summary, say: Callable[[str], None]) -> None:
@@ -157,6 +185,7 @@ def run_epoch(run: Run, report: Report, interrupt: Interrupt) -> None:
     """The steps of an epoch, or what is left of it; a signal ends the run with its state saved."""
     progress, loader = run.progress, run.session.train_loader
     update, rng = run.session.phases[progress.phase].update, run.session.rng
+    run.ahead.wait(progress.phase)
     run.begin_epoch()
     total, done = loader.steps_per_epoch, progress.steps
     report.start_epoch(progress.phase, progress.epoch + 1, total, run.config.batch_size, done)
@@ -167,6 +196,8 @@ def run_epoch(run: Run, report: Report, interrupt: Interrupt) -> None:
             run.state, sums = update(run.state, rng, loader.data, feed)
         if late is not None:
             read_metrics(run, report, *late)
+        elif not run.ahead.begun and jax.process_count() == 1:
+            run.session.compile_ahead(run.ahead, progress.phase, feed)
         late = (count, sums)
         if asked():
             break
@@ -224,6 +255,7 @@ def figures(run: Run, state: TrainState, split: str) -> Best | None:
     """What a split says of a state; None where the data set has no such split."""
     if split not in run.session.dataset.splits:
         return None
+    run.ahead.wait(split)
     results = run.session.evaluate(state.variables(), split)
     return Best(
         results.top1,
@@ -238,13 +270,17 @@ def figures(run: Run, state: TrainState, split: str) -> Best | None:
 def hand_over(run: Run, report: Report) -> None:
     """Hand the best weights over to the second optimizer."""
     progress, best, state = run.progress, run.progress.best_so_far(), run.state
-    if progress.best:
+    if progress.best and run.config.handed == "best":
         state = dataclasses.replace(run.restore_best(Phase.ONE), step=state.step)
     run.state = run.session.phases[Phase.TWO].hand_over(state)
     progress.phase, progress.phase_epoch, progress.patience = Phase.TWO, 0, 0
     step = int(run.state.step)
-    top1 = None if run.config.selection == "last" else max(best.top1, 0.0)
-    report.hand_over(HandoffRecord(Phase.TWO, progress.epoch, step, top1, best.epoch))
+    if run.config.handed == "last":
+        top1, epoch = run.last.val_top1 if run.last else None, progress.epoch
+    else:
+        known = run.config.selection != "last"
+        top1, epoch = max(best.top1, 0.0) if known else None, best.epoch
+    report.hand_over(HandoffRecord(Phase.TWO, progress.epoch, step, top1, epoch))
 
 
 def final_test(run: Run, report: Report) -> Summary:
@@ -273,15 +309,37 @@ def final_test(run: Run, report: Report) -> Summary:
             val_macro_f1=_field(val, "macro_f1"),
             test_balanced_accuracy=test.by_class.balanced_accuracy,
             test_macro_f1=test.by_class.macro_f1,
+            test_auroc=known(mean_known(test.auroc)),
         )
     if run.config.phase2.epochs and Phase.TWO.key not in phases:  # The best are still these.
         phases[Phase.TWO.key] = phases[Phase.ONE.key]
-    per_class = test.class_records(run.session.dataset.class_names) if test else []
-    summary = run.summary(phases, test_count=test.count if test else 0, per_class=per_class)
+    tested = test.records(run.session.dataset.class_names) if test else {}
+    if test:
+        tested["calibration"] = calibrate(run, state, test)
+    last = run.session.evaluate(run.state.variables(), "test").top1
+    summary = run.summary(phases, last_test_top1=last, **tested)
     run.checkpointer.close()
     report.finish(summary)
     multihost_utils.sync_global_devices("finished")  # Nobody leaves before the report is there.
     return summary
+
+
+def calibrate(run: Run, state: TrainState, test: Evaluation) -> CalibrationRecord:
+    """How calibrated the last phase's best weights are, and a temperature from validation."""
+    step = run.checkpointer.best_step(max(run.progress.best))
+    record = CalibrationRecord(ece=test.reliability().error, step=-1 if step is None else step)
+    if "val" not in run.session.dataset.splits:
+        return record
+    val = run.session.evaluate(state.variables(), "val")
+    record = dataclasses.replace(record, images=val.count)
+    if (temperature := fit_temperature(val.logits, val.labels)) is None:
+        return record
+    return dataclasses.replace(
+        record,
+        temperature=temperature,
+        calibrated_ece=test.reliability(temperature).error,
+        calibrated_loss=mean_loss(test.logits, test.labels, temperature),
+    )
 
 
 def stop_if_asked(run: Run, interrupt: Interrupt) -> None:

@@ -19,10 +19,12 @@ COMMANDS = {
     "train": "train",
     "evaluate": "evaluate",
     "predict": "predict",
+    "explain": "explain",
     "inspect": "inspect_data",
     "plan": "plan",
     "compare": "compare.__main__",
     "benchmark": "benchmark",
+    "export": "export",
     "import-torch": "import_torch",
 }
 LISTS = {"configs": "The presets that --config takes.", "models": "The models that a config takes."}

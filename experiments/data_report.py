@@ -1,6 +1,7 @@
 """What training will see of its data, in words and as a picture; for ``inspect_data``."""
 
 import inspect
+import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from ml_collections import ConfigDict
 
 from cxv_jax import augment, plots, sharding
 from cxv_jax.config import check_config
+from cxv_jax.data.duplicates import Place, equal_images
 from cxv_jax.data.loader import Loader, make_loader
 from cxv_jax.data.resident import ResidentLoader
 from cxv_jax.data.sources import Dataset
@@ -19,10 +21,12 @@ from cxv_jax.data.splits import class_counts
 from cxv_jax.data.statistics import pixel_statistics
 from cxv_jax.machine import device_memory
 from cxv_jax.parts import load_dataset
+from cxv_jax.text import printable
 
 ROWS, COLUMNS = 8, 6  # Of the contact sheet: classes, and images of each.
 MOST_CLASSES = 20  # Of more, the report shows the spread and the classes far from it,
 MOST_OUTLIERS = 10  # at most so many.
+MOST_EQUAL = 3  # So many duplicates are named.
 LEAST_STD = 1e-4  # Less prints as 0; dividing by it would make noise of nothing.
 TOLERANCE = 0.02  # Between the pixels and config.data.mean and std, in 0..1.
 
@@ -104,7 +108,21 @@ def phases(config: ConfigDict, dataset: Dataset) -> list[str]:
     return [f"{_title(config, name)}: {_settings(config[name])}" for name in _phases(config)]
 
 
-SECTIONS = (counts, pixels, loading, phases)
+def duplicates(config: ConfigDict, dataset: Dataset) -> list[str]:
+    """Images that stand twice, pixel for pixel: in two splits, in two classes, or only that."""
+    groups = equal_images(dataset)
+    across = [group for group in groups if len({place.split for place in group}) > 1]
+    torn = [group for group in groups if len({place.label for place in group}) > 1]
+    kinds = {
+        "stand in two splits, which flatters the figures of the held-out one": across,
+        "stand in two classes, of which at most one is right": torn,
+        "stand twice in all": groups,
+    }
+    lines = [f"warning: {len(g):,} images {what}: {_some(g)}" for what, g in kinds.items() if g]
+    return lines or ["duplicates  none, pixel for pixel"]
+
+
+SECTIONS = (counts, pixels, duplicates, loading, phases)
 
 
 def write_sheet(config: ConfigDict, dataset: Dataset, path: Path) -> None:
@@ -131,6 +149,13 @@ def _augmented(config: ConfigDict, name: str, stored: np.ndarray) -> tuple[np.nd
     columns = [change(rng, stored[:, i], targets) for i, rng in enumerate(rngs)]
     images, mixed = (np.stack(part, axis=1) for part in zip(*jax.device_get(columns), strict=True))
     return images.round().astype(np.uint8), mixed[0, :, 0]  # Mixing has one share a batch.
+
+
+def _some(groups: Sequence[Sequence[Place]]) -> str:
+    """The names of a few equal images."""
+    named = (" = ".join(place.name for place in group[:MOST_EQUAL]) for group in groups)
+    more = ", ..." if len(groups) > MOST_EQUAL else ""
+    return printable(", ".join(itertools.islice(named, MOST_EQUAL)) + more)
 
 
 def _outliers(number: Sequence[np.ndarray]) -> list[int]:

@@ -4,18 +4,16 @@ import contextlib
 import functools
 import logging
 import math
+import re
 from argparse import ArgumentParser
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from ml_collections import ConfigDict
 
 from cxv_jax.errors import InputError
-
-if TYPE_CHECKING:
-    from cxv_jax.data.splits import Dataset
 
 CONFIG = Path(__file__).parent / "configs" / "own.py"
 FEW = 3000  # Training images: fewer get the recipe small.
@@ -83,31 +81,38 @@ def with_config(argv: list[str]) -> list[str]:
 
 @functools.cache
 def look(data: str, recipe: str = "") -> Look:
-    """Look at the pictures in a folder or an npz file.
+    """Look at the pictures in a folder, in a table of files, or in an npz file.
 
     Raises:
       InputError: there are none, or they cannot be used.
     """
+    from cxv_jax.data.sources import opened
+    from cxv_jax.data.splits import complete
     from cxv_jax.data.statistics import pixel_statistics
 
     source = source_of(data)
     path = Path(source.partition(":")[2]).expanduser()
     with _quiet():
-        if source.startswith("folder:"):
-            layout, side = _layout(path), median_side(path)
+        if not source.startswith("npz:"):
+            layout, side = _layout(path), median_side(_files(path))
             size = min(side, SIDE)
         else:
             layout = "an npz file"
-            side = min(_load(source, 0, 0.0).image_shape[:2])
+            side = min(opened(source, "", 0, "skip")[1]["train"].image_shape[:2])
             size = 0 if side <= SIDE else SIDE
+        # What can be read; training refuses the rest, or skips it where the user says so.
+        class_names, parts = opened(source, "", size, "skip")
+        cut = functools.partial(
+            complete, source, class_names, parts, seed=0, val_per_class=0, subset_per_class=0
+        )
         try:
-            small_classes, dataset = "split", _load(source, size, 0.0)
+            small_classes, dataset = "split", cut(val_fraction=0.0)
         except InputError:  # Perhaps a class of one picture; if not, it is said again.
-            small_classes, dataset = "train", _load(source, size, 0.0, "train")
+            small_classes, dataset = "train", cut(val_fraction=0.0, small_classes="train")
         pictures = len(dataset.split("train"))
         recipe = recipe or recipe_for(pictures)
         if recipe != "small":
-            dataset = _load(source, size, 0.1, small_classes)
+            dataset = cut(val_fraction=0.1, small_classes=small_classes)
     train = dataset.split("train")
     counts = np.bincount(train.labels, minlength=dataset.num_classes).tolist()
     mean, std = (tuple(np.round(x, 4).tolist()) for x in pixel_statistics(train.images))
@@ -197,30 +202,30 @@ def _why(taken: str, ours: str, number: int, limit: int) -> str:
 
 
 def source_of(data: str) -> str:
-    """``folder:PATH`` or ``npz:FILE`` for a path.
+    """``folder:PATH``, ``csv:FILE`` or ``npz:FILE`` for a path.
 
     Raises:
-      InputError: it is neither a folder nor an npz file.
+      InputError: it is none of them.
     """
-    name = data.removeprefix("folder:").removeprefix("npz:")
+    name = re.sub("^(folder|csv|npz):", "", data)
     path = Path(name).expanduser()
     if path.is_dir():
         return f"folder:{name}"
-    if path.is_file() and path.suffix.lower() == ".npz":
-        return f"npz:{name}"
+    if path.is_file() and path.suffix.lower() in (".npz", ".csv"):
+        return f"{path.suffix.lower()[1:]}:{name}"
     raise InputError(
-        f"data={data}: expected a folder of pictures (CLASS/*.jpg, or train/CLASS/*.jpg) or an npz "
-        "file; sets with a name have configs: --config=experiments/configs/cifar10.py"
+        f"data={data}: expected a folder of pictures (CLASS/*.jpg, or train/CLASS/*.jpg), a "
+        "csv file (path,label) or an npz file; sets with a name have configs: "
+        "--config=experiments/configs/cifar10.py"
     )
 
 
-def median_side(path: Path, most: int = 200) -> int:
-    """Pixels of the shorter side of a folder's pictures, the median of up to ``most``."""
+def median_side(files: Sequence[Path], most: int = 200) -> int:
+    """Pixels of the shorter side of pictures, the median of up to ``most``."""
     from PIL import Image
 
-    from cxv_jax.data.images import ENDINGS, READERS
+    from cxv_jax.data.images import READERS
 
-    files = sorted(p for p in path.rglob("*") if p.suffix.lower() in ENDINGS and p.is_file())
     sides = []
     for i in np.linspace(0, len(files) - 1, min(most, len(files))).astype(int):
         with contextlib.suppress(Exception), Image.open(files[i], "r", READERS) as image:
@@ -228,26 +233,21 @@ def median_side(path: Path, most: int = 200) -> int:
     return max(int(np.median(sides)), 8) if sides else SIDE  # Without any, reading says why.
 
 
+def _files(path: Path) -> list[Path]:
+    from cxv_jax.data import csv_table, folder
+
+    if path.is_file():
+        return [path.parent / row.name for row in csv_table.rows(path)]
+    return [file for file in folder.pictures(path) if file.is_file()]
+
+
 def _layout(path: Path) -> str:
-    from cxv_jax.data.folder import SPLITS
+    from cxv_jax.data.folder import split_folders
 
-    found = sorted(p.name for p in path.iterdir() if p.is_dir() and p.name.casefold() in SPLITS)
+    if path.is_file():
+        return "a table of files"
+    found = sorted(split_folders(path))
     return f"split folders {', '.join(found)}" if found else "class folders"
-
-
-def _load(
-    source: str, image_size: int, val_fraction: float, small_classes: str = "split"
-) -> "Dataset":
-    """What can be read; training refuses the rest, or skips it where the user says so."""
-    from cxv_jax.data import sources
-
-    return sources.load(
-        source,
-        image_size=image_size,
-        val_fraction=val_fraction,
-        small_classes=small_classes,
-        on_bad_image="skip",
-    )
 
 
 def _field(config: ConfigDict, field: str) -> Any:

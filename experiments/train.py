@@ -1,13 +1,18 @@
 """Train a classifier in two phases; run the same command again to resume.
 
 python -m experiments.train --data=PICTURES
+python -m experiments.train --data=PICTURES --minutes=30
+python -m experiments.train --data=PICTURES --folds=5
 python -m experiments.train --config=experiments/configs/digits.py:cpv
 python -m experiments.train --config=experiments/configs/cifar10.py:cnv --config.batch_size=128
 python -m experiments.train --from=runs/mine/summary.json --workdir=runs/again
 
-With --data (a folder CLASS/*.jpg or train/CLASS/*.jpg, or an npz file) everything is chosen from
-the pictures, told in five lines, and stored with the run; --model, --recipe and
+With --data (a folder CLASS/*.jpg or train/CLASS/*.jpg, a csv or an npz file) everything is chosen
+from the pictures, told in five lines, and stored with the run; --model, --recipe and
 --config.FIELD=VALUE set it otherwise.
+
+With --folds=5 it tells how good that is: five runs, each tested on another fifth of the pictures,
+and a report of them all, as of experiments.compare; run the same command again to resume.
 
 As one of two processes (those of Slurm's srun, Open MPI and a Cloud TPU find each other):
 python -m experiments.train --config=… --coordinator=HOST:1234 --num_processes=2 --process_id=0
@@ -17,7 +22,7 @@ from functools import partial
 from pathlib import Path
 
 from absl import flags
-from ml_collections import config_flags
+from ml_collections import ConfigDict, config_flags
 
 from cxv_jax.launch import command
 from experiments import own_pictures
@@ -28,7 +33,11 @@ FROM = flags.DEFINE_string("from", None, "In place of --config: summary.json of 
 DATA = flags.DEFINE_string("data", "", "Your pictures, in place of --config.")
 MODEL = flags.DEFINE_string("model", "", "With --data: the model (default: by their number).")
 RECIPE = flags.DEFINE_string("recipe", "", "With --data: small, strong or paper (likewise).")
+FOLDS = flags.DEFINE_integer("folds", 0, "Cross-validate: so many runs; test each image once.")
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run (default: runs/CONFIG-VARIANT).")
+MINUTES = flags.DEFINE_float(
+    "minutes", 0.0, "As many epochs as end within so many minutes, by the measured rate."
+)
 FORK = flags.DEFINE_bool("fork", False, "Go on in --workdir although the config has changed.")
 QUIET = flags.DEFINE_bool("quiet", None, "No progress bar (default: where stdout is no terminal).")
 COORDINATOR = flags.DEFINE_string("coordinator", None, "HOST:PORT of process 0, of several.")
@@ -49,26 +58,56 @@ def main(argv: list[str]) -> int:
         )
     if bool(DATA.value) != own or (not own and (MODEL.value or RECIPE.value)):
         command.fail("--data is in place of --config; --model and --recipe are for --data alone")
+    if FOLDS.value:
+        return cross_validate()
     import jax  # Late: --help must not wait for it.
 
-    from cxv_jax import distributed, machine
+    from cxv_jax import distributed, machine, minutes
     from cxv_jax.interrupt import Interrupted
     from cxv_jax.train import train_and_evaluate
-    from experiments.configs import from_json
 
     distributed.initialize(COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value)
     if own and jax.process_index() == 0:
-        look = own_pictures.look(DATA.value, RECIPE.value)
-        command.say("\n".join(own_pictures.told(look, CONFIG.value)))
-    config = CONFIG.value if FROM.value is None else from_json.get_config(FROM.value)
-    workdir = WORKDIR.value or default_workdir()
+        tell_choice()
+    config, workdir, launched = the_config(), WORKDIR.value or default_workdir(), machine.launched()
+    if MINUTES.present:
+        config = minutes.within(config, Path(workdir), MINUTES.value, launched, command.say)
     train = partial(train_and_evaluate, quiet=QUIET.value, fork=FORK.value, say=command.say)
     try:
-        train(config, workdir, launched=machine.launched())
+        train(config, workdir, launched=launched)
     except Interrupted as stopped:
         command.say(f"\ninterrupted: {stopped}", error=True)
         return 128 + stopped.signal
     return 0
+
+
+def cross_validate() -> int:
+    """Train as often as there are folds, in processes of their own; return the exit code."""
+    from experiments.compare.processes import compare
+    from experiments.configs.comparison import in_folds
+
+    if FORK.value or MINUTES.present or COORDINATOR.value or NUM_PROCESSES.value:
+        command.fail(
+            "--folds starts runs of its own: without --fork, --minutes, --coordinator, "
+            "--num_processes"
+        )
+    if DATA.value:
+        tell_choice()
+    workdir = WORKDIR.value or f"{default_workdir()}-{FOLDS.value}folds"
+    return compare(in_folds(the_config(), FOLDS.value), Path(workdir), "experiments.train")
+
+
+def tell_choice() -> None:
+    """Say what was chosen for the pictures, and why."""
+    look = own_pictures.look(DATA.value, RECIPE.value)
+    command.say("\n".join(own_pictures.told(look, CONFIG.value)))
+
+
+def the_config() -> ConfigDict:
+    """The config that the flags name."""
+    from experiments.configs import from_json
+
+    return CONFIG.value if FROM.value is None else from_json.get_config(FROM.value)
 
 
 def default_workdir() -> str:

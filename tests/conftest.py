@@ -1,6 +1,7 @@
 """Test settings: 8 fake CPU devices, strict arithmetic, checked array shapes, parsed flags."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
@@ -12,11 +13,31 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 import jax
 import pytest
 from absl import flags
+from hypothesis import HealthCheck, settings
+from jax.extend.random import threefry2x32_p
+from jax.interpreters import mlir
 from jaxtyping import install_import_hook
 
 from tests import typecheck
 
 install_import_hook("cxv_jax", f"{typecheck.__name__}.check")
+# The same few examples everywhere, and none kept in the checkout.
+settings.register_profile(
+    "few",
+    max_examples=10,
+    derandomize=True,
+    database=None,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow],  # A busy machine is no fault of a test.
+)
+settings.load_profile("few")
+
+from cxv_jax.kernels import threefry  # noqa: E402  (After the hook.)
+
+# JAX's random bits, compiled in a third of the time: tests initialise models by the hundred.
+mlir.register_lowering(
+    threefry2x32_p, mlir.lower_fun(threefry.threefry_2x32, multiple_results=True), platform="cpu"
+)
 flags.FLAGS.mark_as_parsed()  # Grain's workers refuse to start before flags are parsed.
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
@@ -29,3 +50,10 @@ def shared() -> Path:
     if not SHARED.is_dir():
         pytest.skip(f"the development data folder {SHARED} is not here")
     return SHARED
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _memory_is_given_back() -> Iterator[None]:
+    """Compiled programs of a finished module go; those that come back are read from disk."""
+    yield
+    jax.clear_caches()

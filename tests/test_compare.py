@@ -325,11 +325,11 @@ def test_a_budget_in_seconds_needs_a_rate() -> None:
 
 def test_a_system_has_its_own_rate_and_a_gem_split_is_the_seed() -> None:
     config = tiny()
-    config.training = ConfigDict({"ours": {"phase1": {"learning_rate": 0.25}}})
+    config.training = ConfigDict({"ours": {"phase1": {"learning_rate": 0.25}, "batch_size": 8}})
     config.data.splits = "gem"
     single = schedule.build(config, DATASET, {}, ("ours", 2, False))
     assert single.phase1.learning_rate == 0.25
     assert (single.seed, single.data.split_index) == (2, 2)
     words = page.markdown(config, rows({("ours", 2, False): 0.5}), "", [])
     assert "seed i is split i" in words
-    assert "- Of a system's own: ours phase1.learning_rate 0.25." in words
+    assert "- Of a system's own: ours batch_size 8, phase1.learning_rate 0.25." in words

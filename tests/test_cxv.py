@@ -8,12 +8,14 @@ from pathlib import Path
 
 import pytest
 
+from cxv_jax.data import sources
 from cxv_jax.errors import InputError
 from cxv_jax.launch import fields, presets
-from cxv_jax.models import MODELS
+from cxv_jax.models import MEANINGS as MODEL_MEANINGS
+from cxv_jax.models import MODELS, defaults
 from cxv_jax.version import __version__
 from experiments.__main__ import COMMANDS
-from experiments.configs import FOLDER, digits
+from experiments.configs import FOLDER, digits, recipes
 from tests.test_commands import ROOT, TINY, refused
 
 FIELDS = list(fields.field_names(digits.get_config().to_dict()))
@@ -38,6 +40,33 @@ def test_a_preset_trains_in_an_empty_folder(tmp_path: Path) -> None:
     assert config["model"]["name"] == "cltv"
     assert config["model"]["embed_dim"] == 8
     assert json.loads((run / "summary.json").read_text())["test_top1"] >= 0
+
+
+def test_help_with_a_config_tells_its_fields() -> None:
+    result = cxv("train", "--config=digits:cpv", "--help")
+    assert result.returncode == 0, result.stderr
+    for field in digits.get_config("cpv").phase1.augment:
+        assert f"  --config.phase1.augment.{field}=" in result.stdout
+    assert "--config.phase2.epochs=6  " in result.stdout  # The preset's, not the base's.
+    refused(cxv("train", "--config=digit:cpv", "--help"), "did you mean 'digits'?")
+
+
+def test_other_words_mean_a_preset_model_recipe_and_source() -> None:
+    for word, preset in presets.MEANINGS.items():
+        with pytest.raises(InputError, match=f"did you mean '{preset}'"):
+            presets.resolve([f"--config={word}"], FOLDER)
+    for word, model in MODEL_MEANINGS.items():
+        with pytest.raises(InputError, match=f"did you mean '{model}'"):
+            defaults(word)
+    for word, recipe in recipes.MEANINGS.items():
+        with pytest.raises(InputError, match=f"did you mean '{recipe}'"):
+            recipes.build(f"cpv,{word}", "digits", (0.5,), (0.5,))
+    for word, source in sources.MEANINGS.items():
+        with pytest.raises(InputError, match=f"(?i)did you mean '{source}'"):
+            sources.load(word)
+    for source, meant in ((str(FOLDER), f"folder:{FOLDER}"), ("Cifar10", "cifar10")):
+        with pytest.raises(InputError, match=f"did you mean '{meant}'"):
+            sources.load(source)
 
 
 @pytest.mark.parametrize("name", COMMANDS)

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 import sklearn.metrics
-from scipy.stats import binomtest
+from scipy.stats import binom, binomtest
 from sklearn.utils.class_weight import compute_class_weight
 
 from cxv_jax import figures
@@ -70,12 +70,44 @@ def test_without_images_nothing_is_claimed() -> None:
 
 def test_class_records_leave_open_what_is_not_defined() -> None:
     confusion = np.array([[3, 1, 0], [0, 0, 0], [2, 0, 0]])
-    rows = Evaluation(6, 0.5, 1.0, 1.0, confusion).class_records(["a", "b", "c"])
+    labels = np.array([0, 0, 0, 0, 2, 2])
+    logits = np.log([[4, 1, 2], [3, 2, 1], [2, 1, 1], [1, 2, 2], [4, 2, 3], [6, 1, 3]])
+    rows = Evaluation(6, 0.5, 1.0, 1.0, confusion, labels, logits).class_records(["a", "b", "c"])
+    # Of a: 4/7 and 1/2 twice beat 4/9 and not 6/10, 1/5 neither; of c: all but 2/5 are beaten.
     assert [row.to_json() for row in rows] == [
-        dict(name="a", count=4, hits=3, precision=0.6, recall=0.75),
-        dict(name="b", count=0, hits=0, precision=0.0, recall=None),
-        dict(name="c", count=2, hits=0, precision=None, recall=0.0),
+        dict(name="a", count=4, hits=3, precision=0.6, recall=0.75, auroc=0.375),
+        dict(name="b", count=0, hits=0, precision=0.0, recall=None, auroc=None),
+        dict(name="c", count=2, hits=0, precision=None, recall=0.0, auroc=0.75),
     ]
+
+
+def test_areas_under_the_curve_are_those_of_scikit_learn() -> None:
+    draw = np.random.default_rng(0)
+    labels = draw.integers(0, 3, 60)
+    scores = np.round(draw.random((60, 5)) + np.eye(5)[labels] / 2, 1)  # Rounded: with ties.
+    found = figures.auroc(scores, labels)
+    expected = [sklearn.metrics.roc_auc_score(labels == c, scores[:, c]) for c in range(3)]
+    np.testing.assert_allclose(found[:3], expected)
+    assert np.isnan(found[3:]).all()  # No image of these.
+    assert np.isnan(figures.auroc(scores[labels == 1], labels[labels == 1])).all()
+    assert np.isnan(figures.auroc(scores[:0], labels[:0])).all()
+
+
+def test_the_bootstrap_of_accuracy_is_the_binomial_s() -> None:
+    """Images drawn anew are right with the share of those that are: k of n, over n."""
+    confusion = np.array([[50, 10], [5, 35]])
+    low, high = figures.bootstrap(confusion, lambda of: float((of.counts * of.recall).sum() / 100))
+    assert (low, high) == pytest.approx(np.array(binom(100, 0.85).interval(0.95)) / 100, abs=0.011)
+    assert figures.bootstrap(np.eye(1, dtype=int), lambda of: 1.0) == (0.0, 1.0)
+
+
+def test_the_bootstrap_of_balanced_accuracy_has_the_closed_form_s_width() -> None:
+    """``Var = Σ_c r_c (1 - r_c) / n_c / C²`` for many images."""
+    confusion = np.array([[360, 40], [60, 140]])
+    low, high = figures.bootstrap(confusion, lambda of: of.balanced_accuracy)
+    variance = (0.9 * 0.1 / 400 + 0.7 * 0.3 / 200) / 4
+    assert (low + high) / 2 == pytest.approx(0.8, abs=0.005)
+    assert (high - low) / 2 == pytest.approx(1.96 * math.sqrt(variance), rel=0.1)
 
 
 def test_balanced_weights_are_those_of_scikit_learn() -> None:

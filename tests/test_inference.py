@@ -1,8 +1,10 @@
 """Using a run: the right weights, exact sums, probabilities; every fault in one line."""
 
 import dataclasses
+import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -11,12 +13,16 @@ import optax
 import pytest
 import sklearn.metrics
 from PIL import Image
+from scipy.special import softmax
 
-from cxv_jax import inference, models, state
+from cxv_jax import inference, models, sharding, state
 from cxv_jax.checkpoint import Checkpointer
 from cxv_jax.config import base
+from cxv_jax.data.loader import make_loader
 from cxv_jax.data.splits import Split
 from cxv_jax.errors import InputError
+from cxv_jax.evaluation import Evaluator
+from cxv_jax.records import CalibrationRecord, Summary
 
 CLASSES = 7
 SHAPE = (9, 11, 3)
@@ -24,14 +30,25 @@ MEAN, STD = (0.2, 0.5, 0.3), (0.1, 0.7, 0.4)
 TINY = {"embed_dim": 8, "depth": 1, "num_heads": 1, "head_dim": 4}
 
 
-def save(workdir: Path, labels: list[str | None], *, ema: bool = False, model: str = "cpv") -> None:
+def save(
+    workdir: Path,
+    labels: list[str | None],
+    *,
+    ema: bool = False,
+    model: str = "cpv",
+    averaging: dict[str, Any] | None = None,
+) -> None:
     """Step ``i`` holds the initial weights plus ``i``, their average the negatives of that."""
     config = base(model, "digits")
     config.model = {"name": model, **TINY}
     config.data.mean, config.data.std = MEAN, STD
     config.eval_batch_size, config.ema_decay = 10, 0.9 * ema
+    if averaging:
+        config.ema_decay = 0.0
+        config.phase2.update(averaging)
     names = [f"c{i}" for i in range(CLASSES)]
-    meta = {"config": config.to_dict(), "dataset": {"class_names": names, "image_shape": SHAPE}}
+    meta: dict[str, Any] = {"progress": {"phase": 2}} if averaging else {}
+    meta |= {"config": config.to_dict(), "dataset": {"class_names": names, "image_shape": SHAPE}}
     module = models.create(num_classes=CLASSES, **config.model)
     first = state.create(module, optax.adam(1e-3), jax.random.key(0), SHAPE, ema=ema)
     checkpointer = Checkpointer(workdir / "checkpoints")
@@ -92,6 +109,17 @@ def test_load_run_takes_the_best_weights(
     assert jax.tree.leaves(run.variables["constants"])  # Performer's projections came along.
 
 
+@pytest.mark.parametrize(
+    "averaging", [{"average_epochs": 1}, {"optimizer": "schedule_free_sgd"}], ids=str
+)
+def test_load_run_takes_the_average_that_phase_two_alone_has(
+    tmp_path: Path, averaging: dict[str, Any]
+) -> None:
+    save(tmp_path, ["phase2"], ema=True, averaging=averaging)
+    norm = inference.load_run(tmp_path).variables["params"]["norm_0"]["scale"]
+    np.testing.assert_array_equal(norm, -np.ones(8))
+
+
 def test_evaluation_equals_scikit_learn(run: inference.Run, split: Split) -> None:
     expected = probabilities(run, split.images)
     assert len(set(expected.argmax(1))) > 2  # Else the test shows little.
@@ -105,6 +133,51 @@ def test_evaluation_equals_scikit_learn(run: inference.Run, split: Split) -> Non
     assert result.top5 == pytest.approx(top5, abs=1e-12)
     loss = sklearn.metrics.log_loss(split.labels, expected, labels=classes)
     assert result.loss == pytest.approx(loss, rel=1e-5)
+
+
+def test_evaluation_keeps_the_logits_of_every_image_however_it_is_cut(
+    run: inference.Run, split: Split
+) -> None:
+    result = inference.evaluate(run, split)
+    np.testing.assert_array_equal(result.labels, split.labels)
+    expected = probabilities(run, split.images)
+    np.testing.assert_allclose(softmax(result.logits, -1), expected, atol=1e-5)
+    mesh = sharding.create_mesh()
+    options: dict[str, Any] = dict(seed=0, train=False, batch_size=8, steps_per_call=3)
+    loader = make_loader(split, batch_sharding=sharding.batch_sharding(mesh), **options)
+    several = Evaluator(run.model, run.scaling, mesh)(run.variables, loader)  # 3 + 2 batches.
+    np.testing.assert_array_equal(several.labels, split.labels)
+    np.testing.assert_allclose(several.logits, result.logits, atol=1e-4)
+    np.testing.assert_array_equal(several.confusion, result.confusion)
+
+
+def test_flip_is_the_mean_over_mirror_images(run: inference.Run, split: Split) -> None:
+    both = inference.evaluate(run, split, flip=True)
+    mirrored = Split(split.images[:, :, ::-1], split.labels)
+    each = [inference.evaluate(run, one).logits for one in (split, mirrored)]
+    np.testing.assert_allclose(both.logits, np.mean(each, 0), atol=1e-4)
+    assert np.abs(each[0] - each[1]).max() > 1e-2
+    assert both.top1 == (both.logits.argmax(-1) == split.labels).mean()
+
+
+def test_predict_divides_the_logits_by_the_temperature(run: inference.Run, split: Split) -> None:
+    cool = inference.predict(dataclasses.replace(run, temperature=2.5), split.images[:5])
+    logits = np.log(probabilities(run, split.images[:5]))
+    np.testing.assert_allclose(cool, softmax(logits / 2.5, -1), atol=1e-5)
+
+
+@pytest.mark.parametrize(("step", "temperature"), [(0, 1.7), (1, 1.0)])
+def test_a_temperature_is_that_of_its_weights_alone(
+    tmp_path: Path, step: int, temperature: float
+) -> None:
+    save(tmp_path, ["phase1"])
+    fields: dict[str, Any] = dict(workdir="", dataset="", model="", selection="val", phases={})
+    fields |= dict(test_top1=0.5, test_top5=1.0, parameters=1, images_per_second=1.0, seconds=1.0)
+    fields |= dict(peak_memory_bytes=1, peak_memory_of="process", device="x", config={})
+    found = CalibrationRecord(ece=0.1, step=step, temperature=1.7, images=5)
+    summary = Summary(**fields, calibration=found)
+    (tmp_path / "summary.json").write_text(json.dumps(summary.to_json()))
+    assert inference.load_run(tmp_path).temperature == temperature
 
 
 @pytest.mark.parametrize("number", [0, 1, 5, 23], ids=lambda n: f"{n} images")

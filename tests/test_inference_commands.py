@@ -80,9 +80,18 @@ def test_evaluate_repeats_what_training_measured(
     row = ["3", str(three["count"]), str(three["hits"])]
     share = f"{100 * three['hits'] / three['count']:.2f}"
     lines = [line.split() for line in printed.splitlines()]
-    assert [share, "%"] in [line[-2:] for line in lines if line[:3] == row]
-    with Image.open(trained.workdir / "confusion.png") as picture:
-        picture.load()
+    end = [share, "%", f"{three['auroc']:.4f}"]
+    assert end in [line[-3:] for line in lines if line[:3] == row]
+    for name in ("confusion.png", "reliability.png"):
+        with Image.open(trained.workdir / name) as picture:
+            picture.load()
+    fitted = trained.summary.calibration
+    assert fitted.images == 144
+    assert found["ece"] == pytest.approx(fitted.ece)
+    assert found["temperature"] == fitted.temperature
+    assert found["calibrated_ece"] == pytest.approx(fitted.calibrated_ece)
+    assert f"at the temperature of the run, {fitted.temperature:.3f}" in printed
+    assert found["auroc"] == pytest.approx(trained.summary.phases["phase2"].test_auroc)
 
 
 def test_evaluate_keeps_to_the_images_that_were_held_out(
@@ -172,6 +181,9 @@ def test_predict_names_bad_files_and_classifies_the_others(
     first, *others = pictures(tmp_path / "deep" / "er")
     (tmp_path / "deep" / "a bad one.png").write_text("text")
     (tmp_path / "deep" / "notes.txt").write_text("text")
+    for hidden in ("__MACOSX", "@eaDir", ".thumbnails"):
+        (tmp_path / "deep" / hidden).mkdir()
+        (tmp_path / "deep" / hidden / "x.png").write_text("no picture")
     names = [tmp_path / "absent.png", first, tmp_path / "empty", tmp_path / "deep"]
     arguments = [f"--workdir={trained.workdir}", "--json", *names]
     assert run_command("predict", *arguments) == 1

@@ -182,6 +182,28 @@ def test_the_sheet_shows_images_of_its_rows_before_and_after_each_phase(
     assert 10 < flipped < 38  # Of 48, half on average.
 
 
+def test_equal_images_of_two_splits_or_classes_are_named(
+    inspect: Callable[..., None], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arrays = write_set(tmp_path / "a.npz", [20, 20])
+    source = f"--config.data.source=npz:{tmp_path}/a.npz"
+    inspect(CONFIG, source, f"--out={tmp_path}")
+    assert "duplicates  none" in capsys.readouterr().out
+    arrays["test_images"][1] = arrays["images"][7]
+    arrays["test_labels"][1] = arrays["labels"][7]
+    first, second = np.argsort(arrays["labels"], kind="stable")[[0, -1]]  # Of both classes.
+    arrays["images"][first] = arrays["images"][second]
+    np.savez(tmp_path / "a.npz", **arrays)
+    inspect(CONFIG, source, f"--out={tmp_path}")
+    lines = [x for x in capsys.readouterr().out.splitlines() if x.startswith("warning: ")]
+    twice, torn, both = [line for line in lines if " images stand" in line]
+    assert twice.startswith("warning: 1 images stand in two splits")
+    assert twice.endswith("train/7 = test/1")
+    assert torn.startswith("warning: 1 images stand in two classes")
+    assert torn.endswith(f"train/{min(first, second)} = train/{max(first, second)}")
+    assert both.startswith("warning: 2 images stand twice")
+
+
 def test_mixed_images_are_what_the_title_says(
     inspect: Callable[..., None], tmp_path: Path, sheets: list
 ) -> None:

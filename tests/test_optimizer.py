@@ -231,8 +231,11 @@ def test_muon_steps_along_the_orthogonal_factor_of_every_kernel() -> None:
     ("name", "options", "message"),
     [
         ("lbfgs", {}, "needs a line search"),
-        ("sam", {}, "needs two gradients a step"),
-        ("schedule_free_adamw", {}, "needs other weights in evaluation"),
+        ("schedule_free", {}, "there are schedule_free_sgd"),
+        ("sam", {"rhoo": 1}, "'sam' refused its options.*rhoo"),
+        ("sam", {"rho": "wide"}, "'sam' refused its options"),
+        ("momo", {}, "'momo' refused its options.*value"),
+        ("ademamix", {"b1": "half"}, "'ademamix' refused its options"),
         ("muon", {"nesterof": True}, "'muon' refused its options.*nesterof"),
         ("ademamix", {"beta": 1}, "'ademamix' refused its options.*beta"),
         ("muons", {}, "no optimizer 'muons'"),
@@ -254,3 +257,20 @@ def test_schedules_end_at_their_floor() -> None:
     np.testing.assert_allclose([cosine(i) for i in (0, 3, 10)], expected, rtol=1e-6)
     with pytest.raises(InputError, match="choose from constant, cosine, linear"):
         optimizer.schedule("step", 0.1)
+
+
+def test_schedule_free_evaluates_the_mean_of_its_steps() -> None:
+    """At a constant rate: x is the mean of z, and training goes on at y between both."""
+    tx = optimizer.phase({"x": optimizer.by_name("schedule_free_sgd", 0.1, {"b1": 0.9})})
+    params, opt_state = jnp.asarray([1.0, -2.0]), tx.init(jnp.asarray([1.0, -2.0]))
+    y = z = x = np.asarray([1.0, -2.0])
+    for t in range(1, 6):
+        z = z - 0.1 * np.sin(y)
+        x = x + (z - x) / t
+        y = 0.1 * z + 0.9 * x
+        updates, opt_state = tx.update(jnp.sin(params), opt_state, params)
+        params = optax.apply_updates(params, updates)
+    np.testing.assert_allclose(params, y, rtol=1e-5)
+    np.testing.assert_allclose(optimizer.evaluated(opt_state, params), x, rtol=1e-5)
+    plain = optimizer.phase({"sgd": optimizer.sgd()})
+    assert optimizer.evaluated(plain.init(params), params) is params

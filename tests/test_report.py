@@ -14,10 +14,18 @@ from PIL import Image
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 
 from cxv_jax import plots
+from cxv_jax import report as report_module
 from cxv_jax.final_table import final_table
 from cxv_jax.jsonable import read
 from cxv_jax.phase import Phase
-from cxv_jax.records import ClassRecord, EpochRecord, HandoffRecord, PhaseSummary, Summary
+from cxv_jax.records import (
+    CalibrationRecord,
+    ClassRecord,
+    EpochRecord,
+    HandoffRecord,
+    PhaseSummary,
+    Summary,
+)
 from cxv_jax.report import Report
 
 
@@ -93,8 +101,9 @@ def events(workdir: Path) -> list[Event]:
 
 
 def test_quiet_lines_are_what_a_log_needs(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(report_module, "EVERY", 0.0)
     with Report(tmp_path, quiet=True, say=print) as report:
         report.message("resuming")
         report.start_epoch(Phase.ONE, 1, steps=4, batch_size=32)
@@ -112,6 +121,41 @@ def test_quiet_lines_are_what_a_log_needs(
         "handoff: phase 2 begins at step 20 from the best weights (epoch 1, val top-1 90.00 %)",
         "handoff: phase 2 begins at step 0 from the initial weights",
     ]
+
+
+def test_quick_epochs_have_a_line_every_few_seconds(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [100.0]
+    monkeypatch.setattr(report_module.time, "perf_counter", lambda: now[0])
+    with Report(tmp_path, quiet=True, say=print) as report:
+        for epoch in range(1, 8):
+            report.end_epoch(epoch_record(epoch))
+            now[0] += 1.0
+        report.hand_over(handoff_record(7))
+        report.end_epoch(epoch_record(8, phase=2))
+        report.end_epoch(epoch_record(9, phase=2))
+        report.finish(summary(tmp_path))
+    lines = [line[:9] for line in capsys.readouterr().out.splitlines() if line[:5] == "epoch"]
+    assert lines == [f"epoch   {epoch}" for epoch in (1, 4, 7, 8, 9)]
+    assert len([r for r in records(tmp_path) if r["kind"] == "epoch"]) == 9
+
+
+def test_best_so_far_is_said_when_the_figure_rose(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A tie with a smaller loss is the best epoch, but no higher figure."""
+    monkeypatch.setattr(report_module, "EVERY", 0.0)
+    tops = [0.5, 0.5, 0.6, 0.6]
+    with Report(tmp_path, quiet=True, say=print) as report:
+        for epoch, top1 in enumerate(tops, 1):
+            report.end_epoch(epoch_record(epoch, val_top1=top1, best_top1=top1))
+    last = epoch_record(4, val_top1=0.6, best_top1=0.6)
+    with Report(tmp_path, quiet=True, say=print, resume_step=40, last=last) as report:
+        report.end_epoch(epoch_record(5, val_top1=0.6, best_top1=0.6))
+        report.end_epoch(epoch_record(6, val_top1=0.7, best_top1=0.7))
+    said = ["best so far" in line for line in capsys.readouterr().out.splitlines()]
+    assert said == [True, False, True, False, False, True]
 
 
 def test_selection_on_test_is_said_everywhere(
@@ -248,7 +292,8 @@ def test_finish_writes_the_summary_and_prints_the_table(
         "",
         "1,345,994 parameters, 1,234 images/s, 3 h 25 min, peak memory 1.50 GiB (device), "
         "2 x H200 (gpu)",
-        f"details in {tmp_path}: summary.json, curves.png, metrics.jsonl",
+        f"details in {tmp_path}: summary.json, curves.png, metrics.jsonl; tensorboard --logdir "
+        f"{tmp_path}/tensorboard",
         "test top-1 98.33 % (phase 1: 98.06 %)",
     ]
     with Image.open(tmp_path / "curves.png") as picture:
@@ -358,7 +403,7 @@ def test_a_picture_that_fails_costs_no_record(
 
 def test_unbalanced_classes_are_told_with_intervals(tmp_path: Path) -> None:
     rows = [
-        ClassRecord("cat", 15, 15, 15 / 16, 1.0),
+        ClassRecord("cat", 15, 15, 15 / 16, 1.0, 0.98765),
         ClassRecord("dog", 3, 2, None, 2 / 3),
         ClassRecord("gnu", 0, 0, None, None),
     ]
@@ -375,13 +420,21 @@ def test_unbalanced_classes_are_told_with_intervals(tmp_path: Path) -> None:
         "     phase 1           9                 94.44 %      74 to 99 %            83.33 %"
         "     80.00 %",
         "",
-        "class  images  correct  precision    recall",
-        "cat        15       15    93.75 %  100.00 %",
-        "dog         3        2          -   66.67 %",
-        "gnu         0        0          -         -",
+        "class  images  correct  precision    recall   AUROC",
+        "cat        15       15    93.75 %  100.00 %  0.9877",
+        "dog         3        2          -   66.67 %       -",
+        "gnu         0        0          -         -       -",
     ]
     assert lines[9] == "left out of balanced accuracy and macro-F1, without an image: gnu"
     assert lines[-1] == "test top-1 94.44 % (18 images: 74 to 99 %)"
+    fitted = CalibrationRecord(0.0625, 9, 1.5, 40, 0.03, 0.2)
+    told = {
+        fitted: "6.25 %, 3.00 % at temperature 1.500 (fitted on 40 validation images; predict",
+        CalibrationRecord(0.0625, 9): "6.25 %; no temperature without a validation split",
+        CalibrationRecord(0.0625, 9, images=7): "no temperature: all 7 validation images are right",
+    }
+    for record, words in told.items():
+        assert words in "\n".join(final_table(summary(tmp_path, calibration=record)))
     six = summary(tmp_path, test_count=18, per_class=rows * 2)
     assert "test top-5" in final_table(six)[1]
 

@@ -52,7 +52,11 @@ def create(tx: optax.GradientTransformation, *, ema: bool) -> state.TrainState:
 
 
 def train(
-    start: state.TrainState, tx: optax.GradientTransformation, decay: float, seeds: range
+    start: state.TrainState,
+    tx: optax.GradientTransformation,
+    decay: float,
+    seeds: range,
+    since: int | None = None,
 ) -> list[state.TrainState]:
     """The states after each of some steps on random images."""
     config = step.StepConfig(
@@ -64,6 +68,7 @@ def train(
         augment=augment.make(),
         redraw=lambda rng, constants: constants,
         redraw_every=0,
+        average_from=since,
     )
     update = jax.jit(partial(step.train_step, Small(), tx, config))
     states = [start]
@@ -95,7 +100,7 @@ def test_the_average_is_its_closed_form_in_both_phases(decay: float) -> None:
     for count in (1, 2, 12):
         want = average(weights(start), [weights(s) for s in first[:count]], decay)
         chex.assert_trees_all_close(first[count - 1].ema, want, rtol=0, atol=1e-6)
-    handed = state.hand_over(first[-1], two)
+    handed = state.hand_over(first[-1], two, ema=True)
     second = train(handed, two, decay, range(12, 19))
     want = average(first[-1].ema, [weights(s) for s in second], decay)
     chex.assert_trees_all_close(second[-1].ema, want, rtol=0, atol=1e-6)
@@ -125,7 +130,7 @@ def test_a_state_begins_at_step_0_and_shares_no_buffer() -> None:
 def test_the_handoff_takes_the_evaluated_weights_and_a_fresh_optimizer(ema: bool) -> None:
     one, two = optimizer.phase({"adamw": optimizer.adamw(0.1)}), sgd()
     last = train(create(one, ema=ema), one, 0.9, range(3))[-1]
-    handed = state.hand_over(last, two)
+    handed = state.hand_over(last, two, ema=ema)
     best = last.ema if ema else weights(last)
     chex.assert_trees_all_equal(weights(handed), best)
     chex.assert_trees_all_equal(handed.ema, best if ema else None)
@@ -136,3 +141,22 @@ def test_the_handoff_takes_the_evaluated_weights_and_a_fresh_optimizer(ema: bool
         assert_no_buffer_twice((handed.params, handed.batch_stats, handed.ema))
         averaged, current = (x.params["Dense_0"]["kernel"] for x in (handed, last))
         assert np.abs(averaged - current).max() > 1e-3
+
+
+def test_the_mean_of_the_last_steps_is_numpys() -> None:
+    states = train(create(sgd(), ema=True), sgd(), 0.0, range(7), since=3)
+    chex.assert_trees_all_close(states[2].ema, weights(states[2]), rtol=1e-6)  # Not begun yet.
+    want = jax.tree.map(lambda *x: np.mean(x, 0), *(weights(s) for s in states[3:]))
+    chex.assert_trees_all_close(states[-1].ema, want, rtol=0, atol=1e-6)
+    assert np.abs(
+        states[-1].params["Dense_0"]["kernel"] - want["params"]["Dense_0"]["kernel"]
+    ).max()
+
+
+def test_an_optimizer_can_go_on_with_its_state() -> None:
+    tx = optimizer.phase({"adamw": optimizer.adamw(0.1)})
+    last = train(create(tx, ema=False), tx, 0.0, range(3))[-1]
+    handed = state.hand_over(last, tx, ema=True, fresh=False)
+    chex.assert_trees_all_equal(handed.opt_state, last.opt_state)
+    chex.assert_trees_all_equal(handed.ema, weights(last))
+    assert int(handed.phase_step) == 0

@@ -14,6 +14,7 @@ from cxv_jax.attention.performer import performer_attention
 from cxv_jax.attention.pinv import iterative_pinv
 from cxv_jax.attention.projection import default_num_features, random_projection
 from cxv_jax.attention.rotary import rotate
+from cxv_jax.attention.token_weights import token_weights
 from cxv_jax.kernels import token_convolution
 
 __all__ = [
@@ -27,4 +28,5 @@ __all__ = [
     "random_projection",
     "rotate",
     "token_convolution",
+    "token_weights",
 ]

@@ -34,8 +34,7 @@ def performer_attention(
     takes the key's maximum over the whole batch, so a prediction depends on its batch mates;
     ``stabilizer="batch"`` reproduces that.
 
-    Cost: ``O(length * heads * features * head_dim)`` time; the features (the largest arrays) are
-    recomputed in the backward pass, never stored.
+    Cost: ``O(length * heads * features * head_dim)`` time; the features are recomputed, not stored.
 
     Args:
       query: ``[..., q_length, heads, head_dim]``.
@@ -67,8 +66,7 @@ def performer_attention(
     if (nothing := without_tokens(query, key, value)) is not None:
         return nothing
     projection, phi = projection.astype(jnp.float32), partial(_features, epsilon)
-    dtype = value.dtype
-    query, key, value = widened(query, key, value)
+    dtype, (query, key, value) = value.dtype, widened(query, key, value)
     tokens, whole_batch = (key, value, projection, key_mask), stabilizer == "batch"
     context = favor.key_sums(phi, _scores, *tokens, whole_batch=whole_batch)  # S and z.
     out = favor.query_products(phi, query, context.astype(value.dtype), projection)

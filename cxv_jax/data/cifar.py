@@ -1,6 +1,7 @@
 """CIFAR-10 and CIFAR-100 from the official binary or python files, packed or extracted."""
 
 import io
+import lzma
 import pickle
 import tarfile
 import zlib
@@ -12,9 +13,10 @@ import numpy as np
 
 from cxv_jax.data.cifar_files import CLASSES, LAYOUTS, Layout
 from cxv_jax.data.splits import Split
-from cxv_jax.errors import InputError
+from cxv_jax.errors import InputError, reason
 from cxv_jax.files import sha256
 
+MOST_BYTES = 2**28  # Of all members; the official ones have 186 MB.
 HARMLESS = {  # What a pickled array is made with.
     ("numpy._core.multiarray", "_reconstruct"),
     ("numpy._core.numeric", "_frombuffer"),
@@ -70,16 +72,28 @@ def _verify(name: str, archive: Path) -> None:
 
 
 def _unpack(name: str, archive: Path) -> dict[str, io.BytesIO]:
-    """The wanted members of an archive, in memory; nothing is written."""
+    """The wanted members of an archive, in memory; nothing is written.
+
+    Raises:
+      InputError: it is damaged, one of them is a link, or its members are too large.
+    """
     wanted = {file for layout in LAYOUTS[name] for file in layout.train + layout.test}
+    found, total = {}, 0
     try:
         with tarfile.open(archive) as tar:
-            members = [(Path(m.name).name, tar.extractfile(m)) for m in tar]
-            return {n: io.BytesIO(data.read()) for n, data in members if data and n in wanted}
-    except (tarfile.TarError, EOFError, OSError, zlib.error) as error:
+            for member in tar:
+                total += member.size  # Before the next one is looked for: that unpacks this one.
+                if total > MOST_BYTES:
+                    raise tarfile.TarError(f"more than {MOST_BYTES / 1e6:,.0f} MB")
+                if (file := Path(member.name).name) in wanted:
+                    if not (data := tar.extractfile(member) if member.isreg() else None):
+                        raise tarfile.TarError(f"{file} is no file, but a link or a folder")
+                    found[file] = io.BytesIO(data.read())
+    except (tarfile.TarError, EOFError, OSError, zlib.error, lzma.LZMAError) as error:
         raise InputError(
-            f"{archive}: not a whole tar archive ({error}); download it again"
+            f"{archive}: not a whole tar archive ({reason(error)}); download it again"
         ) from error
+    return found
 
 
 def _read_files(

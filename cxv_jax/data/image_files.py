@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from cxv_jax.data.images import decode, is_deep, opened, square, why
+from cxv_jax.data.images import decode, is_deep, opened, upright, why
 from cxv_jax.data.levels import Extent, find_white
 from cxv_jax.data.splits import Rows, Split
 from cxv_jax.errors import InputError
@@ -80,7 +80,7 @@ def _attempt(file: Path | bytes, image_size: int, keep: bool) -> np.ndarray | Ex
         with opened(file, image_size) as image:
             if is_deep(image):
                 return Extent.of(np.asarray(image))
-            pixels = square(image, image_size)
+            pixels = upright(image, image_size)
     except Exception as error:  # Pillow's readers raise nearly everything.
         return why(file, error)
     return pixels if keep else None

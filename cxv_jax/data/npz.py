@@ -16,6 +16,11 @@ from cxv_jax.errors import InputError, reason
 from cxv_jax.machine import require_memory
 
 PREFIXES = {"train": "", "val": "val_", "test": "test_"}
+OTHER = {  # Keras' names of the same arrays.
+    f"{letter}_{split}": f"{PREFIXES[split]}{kind}"
+    for letter, kind in (("x", "images"), ("y", "labels"))
+    for split in PREFIXES
+}
 
 
 def read(path: Path, white: float = 0.0) -> tuple[list[str], dict[str, Split]]:
@@ -25,7 +30,8 @@ def read(path: Path, white: float = 0.0) -> tuple[list[str], dict[str, Split]]:
     memory-mapped if the file is uncompressed), or other numbers, scaled as
     :func:`cxv_jax.data.levels.find_white` says. Labels are integers from 0, or from 1 if there are
     no ``class_names``, ``[example]`` or ``[example, 1]``; ``class_names`` are strings (default: the
-    numbers). ``train_images`` and ``train_labels``, as MedMNIST has them, are read too.
+    numbers). ``train_images`` and ``train_labels``, as MedMNIST has them, are read too, and
+    ``x_train``, ``y_train``, ``x_test``, ..., as Keras has them.
 
     Args:
       path: the file.
@@ -45,6 +51,7 @@ def read(path: Path, white: float = 0.0) -> tuple[list[str], dict[str, Split]]:
         raise InputError(
             f"{path}: not a whole .npz file of plain arrays ({reason(error)})"
         ) from error
+    arrays = {OTHER.get(key.lower(), key): array for key, array in arrays.items()}
     if "images" not in arrays:
         arrays = {key.removeprefix("train_"): array for key, array in arrays.items()}
     parts = {}
@@ -152,11 +159,15 @@ def _arrays(path: Path) -> dict[str, np.ndarray]:
     arrays: dict[str, Any] = {}
     with zipfile.ZipFile(path) as archive:
         members = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
-        mapped = {k for k, i in members.items() if not i.compress_type and k.endswith("images")}
+        mapped = {k for k, i in members.items() if not i.compress_type and _has_images(k)}
         require_memory(path, sum(i.file_size for k, i in members.items() if k not in mapped))
         for key, info in members.items():
             arrays[key] = _array(path, archive, info, key in mapped)
     return arrays
+
+
+def _has_images(key: str) -> bool:
+    return OTHER.get(key.lower(), key).endswith("images")
 
 
 def _array(path: Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo, mapped: bool) -> np.ndarray:

@@ -9,8 +9,10 @@
 ``tfds:NAME``      A set that TFDS has prepared as ArrayRecord (also ``NAME/CONFIG``).
 ``folder:PATH``    ``PATH/train/CLASS/*.jpg`` with optional ``val`` and ``test`` (or their other
                    usual names), or plain ``PATH/CLASS/*.jpg``; needs ``image_size``.
+``csv:FILE``       Columns ``path``, ``label``, optional ``split``; paths are relative to the
+                   file's folder; needs ``image_size``.
 ``npz:FILE``       ``images``, ``labels``, optional ``class_names``, ``test_images``, ...; also
-                   MedMNIST's files.
+                   MedMNIST's files, and ``x_train``, ``y_train``, ``x_test``, ...
 ================== ==========================================================================
 """
 
@@ -21,13 +23,31 @@ from pathlib import Path
 
 import numpy as np
 
-from cxv_jax.data import cifar, fashion_mnist, folder, npz, stored, tiny_imagenet
+from cxv_jax.data import cifar, csv_table, fashion_mnist, folder, npz, stored, tiny_imagenet
+from cxv_jax.data.folds import Fold
 from cxv_jax.data.images import Resized
-from cxv_jax.data.splits import Dataset, Split, complete
+from cxv_jax.data.splits import Dataset, Split, complete, only
 from cxv_jax.data.statistics import tell_odd
-from cxv_jax.errors import InputError
+from cxv_jax.errors import InputError, nearest
 
+OUTSIDE = ("folder", "csv", "npz")  # Kinds of sources that lie where the user says.
 MAX_SIZE = 4096  # Pixels a side: 50 MB an image.
+WORDS = {
+    "on_bad_image": ("refuse", "skip"),
+    "splits": ("random", "folds", "gem"),
+    "small_classes": ("split", "train"),
+}
+KINDS = (
+    *("digits", "cifar10", "cifar100", "fashion_mnist", "tiny_imagenet"),
+    *("tfds:NAME", "folder:PATH", "csv:FILE", "npz:FILE"),
+)
+MEANINGS = {
+    **{"cifar": "cifar10", "imagenet": "tiny_imagenet", "fashion": "fashion_mnist"},
+    **{"mnist": "digits", "numpy": "npz:file", "npz": "npz:file", "medmnist": "npz:file"},
+    **{"csv": "csv:file", "table": "csv:file"},
+    **dict.fromkeys(("folder", "dir", "directory", "image_folder", "pictures"), "folder:path"),
+    **dict.fromkeys(("tfds", "tensorflow_datasets"), "tfds:name"),
+}
 Parts = tuple[list[str], dict[str, Split]]  # Class names, and the source's own splits.
 
 
@@ -40,14 +60,16 @@ def load(
     subset_per_class: int = 0,
     splits: str = "random",
     split_index: int = 0,
+    folds: int = 5,
     image_size: int = 0,
     data_dir: str = "",
     on_bad_image: str = "refuse",
     small_classes: str = "split",
+    classes: Sequence[str] = (),
     keep: stored.Stored | None = None,
     wanted: Iterable[str] = (),
 ) -> Dataset:
-    """Open a source of labelled images.
+    """Open a source of labelled images: ``train``, ``val`` (unless 0 is asked for) and ``test``.
 
     Args:
       source: see the table at the top of this file.
@@ -55,18 +77,17 @@ def load(
       val_fraction: held out of train.
       val_per_class: in place of it.
       subset_per_class: kept of train.
-      splits: ``random``, or ``gem``: by the files' order, as limited-data benchmarks have it, see
-        :func:`cxv_jax.data.splits.in_order`.
-      split_index: which of the ``gem`` splits.
+      splits: ``random``, ``folds`` (see :func:`cxv_jax.data.folds.deal`), or ``gem``, as
+        limited-data benchmarks have it (see :func:`cxv_jax.data.splits.in_order`).
+      split_index: which of the ``folds`` or ``gem`` splits.
+      folds: how many there are.
       image_size: pixels a side: the shorter one is resized, the centre cropped; 0: as they are.
       data_dir: where the files of the source are; default: :func:`default_dir`.
       on_bad_image: ``refuse`` or ``skip`` image files that cannot be read.
       small_classes: ``split`` or ``train``.
+      classes: names of those to keep, in the order of their labels; none: all.
       keep: the splits of a run, which are restored in place of cutting new ones.
       wanted: of those, only the ones that are needed; none: all.
-
-    Returns:
-      The data set, with splits ``train``, ``val`` (unless 0 is asked for) and ``test``.
 
     Raises:
       InputError: one line about what is wrong with the arguments or the files.
@@ -75,20 +96,18 @@ def load(
       >>> {name: len(split) for name, split in load("digits", val_fraction=0.2).splits.items()}
       {'train': 1151, 'val': 287, 'test': 359}
     """
-    _check(("on_bad_image", on_bad_image, "refuse skip"), ("splits", splits, "random gem"))
-    _check(("small_classes", small_classes, "split train"))
-    if not 0 <= image_size <= MAX_SIZE:
-        raise InputError(f"data.image_size: expected 0 to {MAX_SIZE}, got {image_size}")
-    class_names, parts = _opened(source, data_dir, image_size, on_bad_image)
+    _check(image_size, on_bad_image=on_bad_image, splits=splits, small_classes=small_classes)
+    found = source, *opened(source, data_dir, image_size, on_bad_image, classes)
     if keep is not None:
-        return stored.restore(source, class_names, parts, keep, wanted)
+        return stored.restore(*found, keep, wanted)
     return complete(
-        *(source, class_names, parts),
+        *found,
         seed=seed,
         val_fraction=val_fraction,
         val_per_class=val_per_class,
         subset_per_class=subset_per_class,
         order=split_index if splits == "gem" else None,
+        fold=Fold(split_index, folds) if splits == "folds" else None,
         small_classes=small_classes,
     )
 
@@ -105,7 +124,7 @@ def outside(
     """Open images that a trained run never saw, to evaluate it on all of them.
 
     Args:
-      source: ``folder:PATH`` or ``npz:FILE``.
+      source: ``folder:PATH``, ``csv:FILE`` or ``npz:FILE``.
       split: taken if the source has it; a source that has one part only is taken whole.
       class_names: of the run; a folder may lack some of them.
       image_size: pixels a side.
@@ -120,10 +139,9 @@ def outside(
     """
     kind, _, argument = source.partition(":")
     path = Path(argument).expanduser()
-    if kind == "folder":
-        names, splits = folder.read(
-            path, image_size, on_bad_image, class_names=class_names, white=white
-        )
+    if kind in ("folder", "csv"):
+        reader = folder.read if kind == "folder" else csv_table.read
+        names, splits = reader(path, image_size, on_bad_image, class_names=class_names, white=white)
     else:
         names, splits = npz.read(path, white)
     whole = next(iter(splits.values())) if len(splits) == 1 else None
@@ -137,22 +155,30 @@ def is_outside(source: str, own: str) -> bool:
     """Whether ``source`` is a folder or file, and not the one that a run was trained on."""
     (kind, path), (own_kind, own_path) = (s.partition(":")[::2] for s in (source, own))
     places = [Path(p).expanduser().resolve() for p in (path, own_path)]
-    return kind in ("folder", "npz") and (kind != own_kind or places[0] != places[1])
+    return kind in OUTSIDE and (kind != own_kind or places[0] != places[1])
 
 
-def _opened(source: str, data_dir: str, image_size: int, on_bad_image: str) -> Parts:
+def opened(
+    source: str, data_dir: str, image_size: int, on_bad_image: str, classes: Sequence[str] = ()
+) -> Parts:
+    """Class names and the source's own splits, before any is cut; arguments as in :func:`load`."""
     place = Path(data_dir).expanduser() if data_dir else default_dir()
     class_names, parts = _read(source, place, image_size, on_bad_image)
     parts = _resized(parts, image_size)
     tell_odd(source, parts["train"].images)
-    return class_names, {name: stored.named(name, split) for name, split in parts.items()}
+    parts = {name: stored.named(name, split) for name, split in parts.items()}
+    return (
+        ([*classes], only(source, class_names, parts, classes)) if classes else (class_names, parts)
+    )
 
 
-def _check(*fields: tuple[str, str, str]) -> None:
-    """Refuse a field whose value is none of the words."""
-    for name, value, words in fields:
-        if value not in words.split():
-            raise InputError(f"data.{name}: expected {' or '.join(words.split())}, got {value!r}")
+def _check(image_size: int, **fields: str) -> None:
+    """Refuse a field whose value is none of its words, and a size that no image has."""
+    if not 0 <= image_size <= MAX_SIZE:
+        raise InputError(f"data.image_size: expected 0 to {MAX_SIZE}, got {image_size}")
+    for name, value in fields.items():
+        if value not in WORDS[name]:
+            raise InputError(f"data.{name}: expected {' or '.join(WORDS[name])}, got {value!r}")
 
 
 def default_dir() -> Path:
@@ -173,16 +199,20 @@ def _read(source: str, place: Path, image_size: int, on_bad_image: str) -> Parts
             return tiny_imagenet.read(place, on_bad_image)
         case "folder" if argument:
             return folder.read(Path(argument).expanduser(), image_size, on_bad_image)
+        case "csv" if argument:
+            return csv_table.read(Path(argument).expanduser(), image_size, on_bad_image)
         case "npz" if argument:
             return npz.read(Path(argument).expanduser())
         case "tfds" if argument:
             from cxv_jax.data import prepared  # TFDS takes a while to import.
 
             return prepared.read(argument, place, image_size)
-    raise InputError(
-        f"data.source: {source!r} is none of digits, cifar10, cifar100, fashion_mnist, "
-        "tiny_imagenet, tfds:NAME, folder:PATH, npz:FILE"
-    )
+    near = nearest(kind, KINDS, MEANINGS)
+    if (path := Path(source).expanduser()).exists():
+        kind = "folder" if path.is_dir() else "csv" if path.suffix == ".csv" else "npz"
+        near = f"; did you mean '{kind}:{source}'?"
+    near = near if "did you mean" in near else ""
+    raise InputError(f"data.source: {source!r} is none of {', '.join(KINDS)}{near}")
 
 
 def _resized(splits: Mapping[str, Split], image_size: int) -> dict[str, Split]:

@@ -4,12 +4,14 @@ import dataclasses
 import logging
 import unicodedata
 from collections.abc import Collection, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
 from jaxtyping import Int
 
-from cxv_jax.errors import InputError
+from cxv_jax.data.folds import Fold, ranks
+from cxv_jax.errors import InputError, nearest
 
 TEST_FRACTION = 0.2  # Of a source that comes without a test split.
 TOO_SMALL = 5  # A fifth of fewer images of a class is less than one.
@@ -115,13 +117,11 @@ def hold_out(
     """Pick ``count[c]`` examples of every class ``c``; return the indices ``(others, picked)``.
 
     Both are sorted. The first ``n`` picked of a class are the same for every count of at least
-    ``n``. Random bits come straight from Philox, whose stream NumPy keeps the same for ever.
+    ``n``; their order is that of :func:`cxv_jax.data.folds.ranks`.
     """
     chosen = np.zeros(len(labels), bool)
     for label, number in count.items():
-        members = np.flatnonzero(labels == label)
-        bits = np.random.Philox(key=[seed % 2**64, label]).random_raw(len(members))
-        chosen[members[np.argsort(bits, kind="stable")[:number]]] = True
+        chosen[ranks(labels, label, seed)[:number]] = True
     return np.flatnonzero(~chosen), np.flatnonzero(chosen)
 
 
@@ -141,14 +141,39 @@ def in_order(
     return np.flatnonzero(~chosen), np.flatnonzero(chosen)
 
 
+def only(
+    name: str, class_names: Sequence[str], splits: Mapping[str, Split], classes: Sequence[str]
+) -> dict[str, Split]:
+    """The examples of ``classes``, labelled by their place there; a split without any is left out.
+
+    Raises:
+      InputError: an unknown class, the same one twice, or fewer than two.
+    """
+    if unknown := [c for c in classes if c not in class_names]:
+        near = nearest(str(unknown[0]), class_names)
+        raise InputError(f"data.classes: {name} has no class {unknown[0]!r}{near}")
+    if len(set(classes)) < max(2, len(classes)):
+        raise InputError(f"data.classes: expected two or more different ones, got {classes}")
+    places = np.full(len(class_names), -1, np.int32)
+    places[[list(class_names).index(c) for c in classes]] = np.arange(len(classes))
+    kept = {
+        key: split.take(np.flatnonzero(places[split.labels] >= 0)) for key, split in splits.items()
+    }
+    return {
+        key: dataclasses.replace(split, labels=places[split.labels])
+        for key, split in kept.items()
+        if len(split)
+    }
+
+
 def class_counts(labels: Int[np.ndarray, " example"], num_classes: int) -> dict[int, int]:
     """Examples of every class, zeros too."""
     return dict(enumerate(np.bincount(labels, minlength=num_classes).tolist()))
 
 
 def fractions(counts: Mapping[int, int], fraction: float) -> dict[int, int]:
-    """``round(fraction * n)`` of every class, at least 1 of a class that has 2 or more."""
-    return {c: max(round(fraction * n), min(1, n - 1), 0) for c, n in counts.items()}
+    """``round(fraction * n)`` of every class that has 2 or more, at least 1 and never all."""
+    return {c: max(min(max(round(fraction * n), 1), n - 1), 0) for c, n in counts.items()}
 
 
 def complete(
@@ -161,65 +186,74 @@ def complete(
     val_per_class: int,
     subset_per_class: int,
     order: int | None = None,
+    fold: Fold | None = None,
     small_classes: str = "split",
 ) -> Dataset:
     """Cut the source's own splits into ``train``, ``val`` and ``test``.
 
     1. No ``test``: ``val`` (Tiny ImageNet, whose test labels are not public) is taken for it, or
-       else ``TEST_FRACTION`` of every class of train, by a constant seed.
+       else ``TEST_FRACTION`` of every class of train, or ``fold``, by a constant seed.
     2. ``subset_per_class`` > 0: train keeps that many of every class, fixed by ``seed``.
     3. No ``val``: ``val_per_class``, or else ``val_fraction``, of what train then is, by ``seed``;
        so a limited-data study pays for its validation images. Both 0: no ``val``.
 
     With ``order`` steps 2 and 3 follow the files' order (split ``order`` of :func:`in_order`). A
-    class of fewer than ``TOO_SMALL`` images is told; ``small_classes="train"`` keeps it whole.
+    class of fewer images than ``TOO_SMALL``, or than folds, is told; ``small_classes="train"``
+    keeps it whole.
 
     Raises:
       InputError: for a class too small for what is asked of it, or numbers out of range.
     """
-    images, splits = sum(map(len, splits.values())), dict(splits)
+    images, own, splits = sum(map(len, splits.values())), set(splits), dict(splits)
     _check_numbers(val_fraction, val_per_class, subset_per_class)
     _check_names(name, class_names)
-
-    def counts(but: Collection[int] = ()) -> dict[int, int]:
-        found = class_counts(splits["train"].labels, len(class_names))
-        return {c: n for c, n in found.items() if c not in but}
-
+    if fold:
+        fold.check(name, splits, subset_per_class)
+    counts = partial(_left, splits, len(class_names))
     _refuse_small(name, class_names, counts(), 0, "in train")
-    small = {c: n for c, n in counts().items() if n < TOO_SMALL}
-    whole = _whole(name, small, small_classes, len(class_names))
-    own = set(splits)
+    small = {c: n for c, n in counts().items() if n < (fold.number if fold else TOO_SMALL)}
+    whole = _whole(name, small, small_classes, counts())
     if "test" not in splits and "val" in splits:
         splits["test"] = splits.pop("val")
     if "test" not in splits:
         _refuse_small(name, class_names, counts(whole), 1, "to hold out a test split")
-        _cut(splits, "test", fractions(counts(whole), TEST_FRACTION), TEST_SEED)
+        share, labels = fractions(counts(whole), TEST_FRACTION), splits["train"].labels
+        cut = fold and fold.cut(name, labels, TEST_SEED, whole)
+        _take(splits, "test", *(cut or hold_out(labels, share, TEST_SEED)))
     if subset_per_class:
-        before = None if order is None else dict.fromkeys(counts(), order * subset_per_class)
         more_than = subset_per_class * (1 + (order or 0)) - 1
         _refuse_small(name, class_names, counts(), more_than, "for subset_per_class")
+        before = None if order is None else dict.fromkeys(counts(), order * subset_per_class)
         _cut(splits, "train", dict.fromkeys(counts(), subset_per_class), seed, before)
     if "val" not in splits and (val_per_class or val_fraction):
         left = counts(whole)
         _refuse_small(name, class_names, left, val_per_class or 1, "to hold out a val split")
-        held = (
-            dict.fromkeys(left, val_per_class) if val_per_class else fractions(left, val_fraction)
-        )
+        held = fractions(left, val_fraction)
+        held = dict.fromkeys(left, val_per_class) if val_per_class else held
         rest = None if order is None else {c: n - held[c] for c, n in left.items()}
         _cut(splits, "val", held, seed + 1, rest)
+    if small and not set(splits) <= own:
+        _tell_small({class_names[c]: n for c, n in small.items()}, name, bool(whole), fold)
     ordered = [key for key in ("train", "val", "test") if key in splits]
-    if small and not set(ordered) <= own:
-        _tell_small({class_names[c]: n for c, n in small.items()}, name, bool(whole))
     return Dataset(name, tuple(class_names), {key: splits[key] for key in ordered}, images)
 
 
+def _left(
+    splits: Mapping[str, Split], num_classes: int, but: Collection[int] = ()
+) -> dict[int, int]:
+    """What train has of each class, but for some of them."""
+    found = class_counts(splits["train"].labels, num_classes)
+    return {c: n for c, n in found.items() if c not in but}
+
+
 def _whole(
-    name: str, small: Mapping[int, int], small_classes: str, classes: int
+    name: str, small: Mapping[int, int], small_classes: str, counts: Mapping[int, int]
 ) -> Collection[int]:
     """The classes that stay whole in train."""
     whole = small if small_classes == "train" else ()
-    if len(whole) == classes:
-        raise InputError(f"{name}: all classes have fewer than {TOO_SMALL} images; add some")
+    if len(whole) == len(counts):
+        most = max(counts.values())
+        raise InputError(f"{name}: no class has more than {most} images, all are small; add some")
     return whole
 
 
@@ -239,11 +273,15 @@ def _cut(
     start: Mapping[int, int] | None = None,
 ) -> None:
     """Move ``count`` examples of every class from train to ``target``, or keep only those."""
-    train = splits["train"]
+    labels = splits["train"].labels
     if start is None:
-        kept, held = hold_out(train.labels, count, seed)
+        _take(splits, target, *hold_out(labels, count, seed))
     else:
-        kept, held = in_order(train.labels, count, start)
+        _take(splits, target, *in_order(labels, count, start))
+
+
+def _take(splits: dict[str, Split], target: str, kept: np.ndarray, held: np.ndarray) -> None:
+    train = splits["train"]
     splits[target] = train.take(held)
     if target != "train":
         splits["train"] = train.take(kept)
@@ -267,15 +305,18 @@ def _refuse_small(
         )
 
 
-def _tell_small(small: Mapping[str, int], name: str, whole: bool) -> None:
+def _tell_small(small: Mapping[str, int], name: str, whole: bool, fold: Fold | None) -> None:
     named = ", ".join(f"{c!r} ({n})" for c, n in list(small.items())[:NAMED])
     more = f" and {len(small) - NAMED} more" if len(small) > NAMED else ""
-    advice = (
-        "stay in train whole: the figures on held-out images say nothing of them"
-        if whole
-        else "too small for a split: held out all the same, so their figures mean little; add "
-        "images, leave them out, or set config.data.small_classes=train to train on all of them"
-    )
+    remedy = "add images, leave them out, or set config.data.small_classes=train to train on all"
+    if whole:
+        advice = "stay in train whole: the figures on held-out images say nothing of them"
+    elif fold is None:
+        advice = "too small for a split: held out all the same, so their figures mean little; "
+        advice += f"{remedy} of them"
+    else:
+        advice = f"have fewer images than the {fold.number} folds: each of their images is in test "
+        advice += f"once, the other folds say nothing of them; {remedy} of them"
     logging.getLogger(__name__).warning("%s: classes %s%s %s", name, named, more, advice)
 
 

@@ -1,9 +1,12 @@
 """Commands of this package in processes of their own: a crash or its memory stays theirs."""
 
 import ctypes
+import itertools
+import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -17,6 +20,7 @@ def run(
     *,
     keep_open: tuple[int, ...] = (),
     stop: Callable[[], bool] = lambda: False,
+    grace: float | None = None,
 ) -> str | None:
     """Run ``python -m module arguments``; return None, or one line on what went wrong.
 
@@ -29,6 +33,7 @@ def run(
       log: gets its output, after what is there.
       keep_open: file descriptors that the child inherits, for locks that shall outlive us.
       stop: asked twice a second whether the child shall end.
+      grace: seconds that it has to do so before it is killed; None: all it needs.
     """
     command = [sys.executable, "-m", module, *arguments]
     with log.open("ab") as output:
@@ -40,21 +45,56 @@ def run(
             pass_fds=keep_open,
             preexec_fn=_end_with_parent() if sys.platform == "linux" else None,
         )
-        code = _wait(child, stop)
+        code = _wait(child, stop, grace)
     if code == 0:
         return None
     last = _last_line(log).removeprefix("error: ")
     return f"ended by {signal.Signals(-code).name} after: {last}" if code < 0 else last
 
 
-def _wait(child: subprocess.Popen[bytes], stop: Callable[[], bool]) -> int:
+def hold(path: Path, check: Callable[[], object], say: Callable[[str], object]) -> int:
+    """Lock the file ``path`` for this process and its children, which may outlive it.
+
+    Args:
+      path: made if it is not there.
+      check: called twice a second while another process, or what one that was killed has left
+        running, holds it; an exception ends the wait.
+      say: told once that it has to wait.
+
+    Returns:
+      The open file, for ``keep_open``.
+    """
+    import fcntl  # Not on Windows.
+
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT)
+    for attempt in itertools.count():
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            break
+        except BlockingIOError:
+            if attempt == 0:
+                say(f"waiting for another process that works in {path.parent}")
+            check()
+            time.sleep(0.5)
+    return descriptor
+
+
+def _wait(child: subprocess.Popen[bytes], stop: Callable[[], bool], grace: float | None) -> int:
     while True:
         try:
             return child.wait(timeout=0.5)
         except subprocess.TimeoutExpired:
             if stop():
-                child.terminate()
-                return child.wait()
+                return _end(child, grace)
+
+
+def _end(child: subprocess.Popen[bytes], grace: float | None) -> int:
+    child.terminate()
+    try:
+        return child.wait(grace)
+    except subprocess.TimeoutExpired:
+        child.kill()
+        return child.wait()
 
 
 def _end_with_parent() -> Callable[[], None]:

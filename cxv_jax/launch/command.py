@@ -42,7 +42,7 @@ def run(
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _stop)
     if any(arg in ("--help", "-h", "--helpfull") for arg in sys.argv[1:]):
-        sys.exit(_help(main, about))
+        sys.exit(_help(main, about, presets_in))
     allocator.ensure()
     _print_any_name()
     sys.unraisablehook = _show
@@ -78,9 +78,9 @@ def parse(argv: list[str], presets_in: Path | None = None) -> list[str]:
         fail(_one_line(error))
 
 
-def say(text: str, *, error: bool = False) -> None:
+def say(text: str, *, error: bool = False, end: str = "\n") -> None:
     """Print text with the names of files and classes in it, which may be anything."""
-    (sys.stderr if error else sys.stdout).write(printable(text, keep="\n") + "\n")
+    (sys.stderr if error else sys.stdout).write(printable(text, keep="\n") + end)
 
 
 def fail(message: str) -> NoReturn:
@@ -167,22 +167,48 @@ def _unknown_flag(name: str, argv: list[str]) -> str:
 
 def _fields(argv: list[str]) -> list[str]:
     """Every field of the config that ``argv`` names."""
+    return list(field_names(_config(argv)))
+
+
+def _config(argv: list[str]) -> dict[str, Any]:
+    """The config that ``argv`` names, as it is before any override; none: empty."""
     typed = [arg.partition("=")[2] for arg in argv if re.match("--?config=", arg)]
     if not typed:
-        return []
+        return {}
     path, _, variant = typed[-1].partition(":")
-    config = runpy.run_path(path)["get_config"](*([variant] if variant else []))
-    return list(field_names(config.to_dict()))
+    config: dict[str, Any] = runpy.run_path(path)["get_config"](
+        *([variant] if variant else [])
+    ).to_dict()
+    return config
 
 
-def _help(main: Callable[..., Any], about: str | None) -> int:
+def _help(main: Callable[..., Any], about: str | None, presets_in: Path | None) -> int:
     about = about or sys.modules[main.__module__].__doc__ or ""
     lines = [about.strip(), "", "Flags:"]
     for flag in flags.FLAGS.get_key_flags_for_module(main.__module__):
         default = "" if flag.default in (None, "") else f" (default: {flag.default})"
         lines.append(f"  --{flag.name}: {flag.help}{default}")
-    sys.stdout.write("\n".join(lines) + "\n")
+    if presets_in:
+        lines += _config_help(sys.argv, presets_in)
+    say("\n".join(lines))
     return 0
+
+
+def _config_help(argv: list[str], presets_in: Path) -> list[str]:
+    """The fields of the config that ``argv`` names, with their values and what they mean."""
+    try:
+        config = _config(presets.resolve(argv, presets_in))
+    except Exception as error:  # As in parse.
+        fail(_one_line(error))
+    if not config:
+        hint = "a preset or file, also lists its fields with their meaning and defaults"
+        return ["", f"--help with --config=NAME, {hint}."] if "config" in flags.FLAGS else []
+    if "model" not in config:  # A comparison's.
+        return ["", "Fields:", *(f"  --config.{name}" for name in field_names(config))]
+    from cxv_jax.config_fields import described  # Late: only this needs JAX.
+
+    rows = [(f"--config.{name}={value}", text) for name, value, text in described(config)]
+    return ["", "Fields of this config:", *(f"  {field:<44} {text}" for field, text in rows)]
 
 
 def _use_compilation_cache() -> None:

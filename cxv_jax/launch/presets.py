@@ -5,6 +5,11 @@ from pathlib import Path
 
 from cxv_jax.errors import InputError, nearest
 
+MEANINGS = {
+    **{"mnist": "digits", "cifar": "cifar10", "imagenet": "tiny_imagenet"},
+    **dict.fromkeys(("pictures", "images", "image_folder", "imagefolder", "directory"), "folder"),
+}
+
 
 def names(folder: Path) -> list[str]:
     """What ``--config`` may name: the files of ``folder`` that define ``get_config``."""
@@ -35,5 +40,5 @@ def _file(config: str, folder: Path) -> str:
         return f"{folder / path}.py{colon}{variant}"
     if Path(path).is_file():
         return config
-    near = nearest(Path(path).stem, found)
+    near = nearest(Path(path).stem, found, MEANINGS)
     raise InputError(f"--config={path}: neither a file nor a preset{near}")

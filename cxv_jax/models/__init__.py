@@ -19,6 +19,12 @@ from cxv_jax.models.mlp_mixer import MlpMixer
 from cxv_jax.models.resnet import ResNet
 from cxv_jax.models.vit import ViT
 
+# Other words for some models.
+MEANINGS = {
+    **{"performer": "cpv", "nystrom": "cnv", "nystromformer": "cnv", "linear": "cltv"},
+    **{"cxv": "cxv_base", "pyramid": "cxv_base", "transformer": "vit", "mixer": "mlp_mixer"},
+    **{"resnet": "resnet18", "linformer": "vil", "cct": "cct_7_3x1"},
+}
 # A name is a module class with the arguments that make it what it is: sizes and dropout rates are
 # those that docs/sources.md traces to papers and code for CIFAR-10.
 MODELS: dict[str, partial[Any]] = {
@@ -147,7 +153,7 @@ def defaults(name: str) -> dict[str, Any]:
       InputError: for an unknown model, naming the nearest one.
     """
     if name not in MODELS:
-        raise InputError(f"unknown model {name!r}{nearest(name, MODELS)}")
+        raise InputError(f"unknown model {name!r}{nearest(name, MODELS, MEANINGS)}")
     fixed = IDENTITY | MODELS[name].keywords.keys() & {"mixer"}
     fields = inspect.signature(MODELS[name]).parameters.values()
     overridable = {field.name: field.default for field in fields if field.name not in fixed}

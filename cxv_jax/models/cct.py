@@ -14,7 +14,7 @@ from jaxtyping import Float
 from cxv_jax.errors import InputError
 from cxv_jax.layers import Dense, Dropout, LayerNorm
 from cxv_jax.mixers import MultiHeadAttention, Softmax
-from cxv_jax.models.embed import ConvEmbed, check_images
+from cxv_jax.models.embed import ConvEmbed, as_features, check_images
 from cxv_jax.models.remat import run_blocks
 from cxv_jax.models.trunk import Block
 
@@ -93,7 +93,7 @@ class CCT(nn.Module):
         x = Dropout(self.dropout)(x + self._positions(x).astype(x.dtype), train=train)
         rates = np.linspace(0, self.drop_path, self.depth).tolist()
         x = run_blocks(self, [self._block(rate, train) for rate in rates], x, train=train)
-        self.sow("intermediates", "features", x)
+        x = as_features(self, x)
         x = LayerNorm(name="head_norm")(x.astype(jnp.float32))
         weights = jax.nn.softmax(Dense(1, init_std=INIT_STD, name="pool")(x), axis=1)
         return Dense(self.num_classes, init_std=INIT_STD, name="head")((weights * x).sum(1))

@@ -9,7 +9,7 @@ from jaxtyping import Float
 
 from cxv_jax.errors import InputError
 from cxv_jax.layers import BatchNorm, Conv, Dense, DepthwiseConv, gelu
-from cxv_jax.models.embed import check_images
+from cxv_jax.models.embed import as_features, check_images
 
 
 class ConvMixer(nn.Module):
@@ -62,5 +62,5 @@ class ConvMixer(nn.Module):
             mixed = DepthwiseConv(self.kernel_size, dtype=self.dtype, name=name)(x)
             x = norm(mixed, f"depthwise_norm_{i}") + x
             x = norm(Dense(d, dtype=self.dtype, name=f"dense_{i}")(x), f"dense_norm_{i}")
-        self.sow("intermediates", "features", x)
+        x = as_features(self, x)
         return Dense(self.num_classes, name="head")(x.astype(jnp.float32).mean((1, 2)))

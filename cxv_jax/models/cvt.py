@@ -13,7 +13,7 @@ from jaxtyping import Float
 
 from cxv_jax.errors import InputError
 from cxv_jax.layers import BatchNorm, Conv, Dense, DepthwiseConv, LayerNorm, gelu
-from cxv_jax.models.embed import check_images
+from cxv_jax.models.embed import as_features, check_images
 from cxv_jax.models.trunk import Block, prepended
 
 
@@ -86,9 +86,11 @@ class CvT(nn.Module):
                 block = self._block(stage, i, (height, width), drop_path)
                 tokens = block(tokens, train=train)
             x = tokens[:, -height * width :].reshape(batch, height, width, channels)
-        self.sow("intermediates", "features", x)
-        tokens = tokens.astype(jnp.float32)
-        pooled = LayerNorm(name="head_norm")(tokens[:, 0]) if self.original else tokens.mean(1)
+        x = as_features(self, x).astype(jnp.float32)
+        if self.original:
+            pooled = LayerNorm(name="head_norm")(tokens[:, 0].astype(jnp.float32))
+        else:
+            pooled = x.mean((1, 2))
         return Dense(self.num_classes, init_std=self._init_std, name="head")(pooled)
 
     @property

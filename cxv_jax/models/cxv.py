@@ -12,7 +12,7 @@ from jaxtyping import Float
 from cxv_jax.attention import linear_attention
 from cxv_jax.layers import ChannelNorm, Conv, Dense, Mlp
 from cxv_jax.mixers import MultiHeadAttention, Nystrom, Performer
-from cxv_jax.models.embed import check_images
+from cxv_jax.models.embed import as_features, check_images
 from cxv_jax.models.remat import run_block
 
 
@@ -100,7 +100,7 @@ class CXV(nn.Module):
                 again=self.remat == "block",
                 names=[f"{layer}_{i}" for layer in CXVBlock.LAYERS],
             )
-        self.sow("intermediates", "features", x)
+        x = as_features(self, x)
         pooled = x.astype(jnp.float32).mean((1, 2))
         return Dense(self.num_classes, name="head")(pooled)
 

@@ -22,7 +22,7 @@ from cxv_jax.layers import (
     gelu,
 )
 from cxv_jax.mixers import Attend, MultiHeadAttention, Nystrom, Performer, Softmax
-from cxv_jax.models.embed import check_images
+from cxv_jax.models.embed import as_features, check_images
 
 Mixer = Literal["linear", "performer", "nystrom", "softmax", "none"]
 Norm = Literal["batch", "group", "channel"]
@@ -119,7 +119,7 @@ class CXVPyramid(nn.Module):
                     name=f"stage_{stage}_block_{i}",
                 )
                 x = block(x, train=train)
-        self.sow("intermediates", "features", x)
+        x = as_features(self, x)
         return Dense(self.num_classes, name="head")(x.astype(jnp.float32).mean((1, 2)))
 
     @property

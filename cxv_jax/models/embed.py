@@ -49,6 +49,18 @@ def check_images(
         )
 
 
+def as_features(model: nn.Module, x: Array) -> Array:
+    """``x`` as the model's features: kept where ``intermediates`` are asked for.
+
+    A variable ``features`` of the collection ``perturbations``, if it is given, is added: what the
+    logits' gradient with respect to the features needs.
+    """
+    model.sow("intermediates", "features", x)
+    if model.has_variable("perturbations", "features"):
+        x = x + model.get_variable("perturbations", "features")
+    return x
+
+
 class PatchEmbed(nn.Module):
     """Cut squares of ``patch_size`` pixels and project each: one token a square."""
 

@@ -10,7 +10,7 @@ from jax import Array
 from jaxtyping import Float
 
 from cxv_jax.layers import Dense, LayerNorm, Mlp
-from cxv_jax.models.embed import check_images, vix_embed
+from cxv_jax.models.embed import as_features, check_images, vix_embed
 from cxv_jax.models.remat import run_blocks
 from cxv_jax.models.trunk import Block
 
@@ -90,6 +90,6 @@ class MlpMixer(nn.Module):
         mix = partial(TokenMlp, self.tokens_dim, self.dtype)
         block = partial(Block, mix, self.channels_dim, dtype=self.dtype)
         x = run_blocks(self, [block] * self.depth, x, train=train)
-        self.sow("intermediates", "features", x)
+        x = as_features(self, x)
         x = LayerNorm(name="head_norm")(x.astype(jnp.float32))
         return Dense(self.num_classes, name="head")(x.mean(1))

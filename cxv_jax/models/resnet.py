@@ -10,7 +10,7 @@ from jaxtyping import Float
 
 from cxv_jax.errors import InputError
 from cxv_jax.layers import BatchNorm, Conv, Dense
-from cxv_jax.models.embed import check_images
+from cxv_jax.models.embed import as_features, check_images
 
 
 class ResNet(nn.Module):
@@ -62,7 +62,7 @@ class ResNet(nn.Module):
                 name = f"stage_{stage}_block_{i}"
                 block = ResidualBlock(width, stride, self.bottleneck, self.dtype, name=name)
                 x = block(x, train=train)
-        self.sow("intermediates", "features", x)
+        x = as_features(self, x)
         return Dense(self.num_classes, name="head")(x.astype(jnp.float32).mean((1, 2)))
 
 

@@ -11,7 +11,7 @@ from jax import Array
 from jaxtyping import Float
 
 from cxv_jax.layers import Dense, Dropout, DropPath, LayerNorm, Mlp, gelu
-from cxv_jax.models.embed import check_images, vix_embed
+from cxv_jax.models.embed import as_features, check_images, vix_embed
 from cxv_jax.models.remat import run_blocks
 
 Mixer = Callable[..., nn.Module]  # Takes a name.
@@ -129,7 +129,7 @@ class TokenTrunk(nn.Module):
         x = Dropout(self.embed_dropout)(x, train=train)
         block = partial(Block, self._mixer(), self.mlp_dim, dropout=self.dropout, dtype=self.dtype)
         x = run_blocks(self, [block] * self.depth, x, train=train)
-        self.sow("intermediates", "features", x)
+        x = as_features(self, x)
         x = x.astype(jnp.float32)
         pooled = x[:, 0] if self.pool == "cls" else x.mean(1)
         return Dense(self.num_classes, name="head")(LayerNorm(name="head_norm")(pooled))

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jax.extend.core import Jaxpr, jaxprs_in_params
 
 from cxv_jax import augment
+from cxv_jax.kernels import threefry
 from cxv_jax.phase import Phase
 from cxv_jax.session import Session
 
@@ -43,7 +44,7 @@ def forward_program(
         return model.apply(variables, augment.normalise(images, MEAN, STD), train=False)
 
     one = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
-    key = jax.eval_shape(lambda: jax.random.key(0))
+    key = jax.eval_shape(lambda: threefry.key(0))
     made = jax.eval_shape(partial(model.init, train=False), key, one)
     variables = {name: made.get(name, {}) for name in ("params", "batch_stats", "constants")}
     images = jax.ShapeDtypeStruct((batch_size, *image_shape), jnp.uint8)
@@ -58,9 +59,15 @@ def flops(program: Program) -> float:
     are not. Exponentials and the like count as none, a convolution only where it meets pixels, and
     Winograd's convolution (float32 on CPUs) by the products it does, a quarter of the usual.
     """
-    analysis = program.compiled.cost_analysis()
-    analysis = analysis[0] if isinstance(analysis, list) else analysis
-    return float(analysis["flops"]) + program.hidden_flops
+    return float(_analysis(program)["flops"]) + program.hidden_flops
+
+
+def traffic(program: Program) -> float:
+    """Bytes that one call reads and writes, as XLA counts them: of each fused loop once.
+
+    A loop's body counts once, however often it runs.
+    """
+    return float(_analysis(program)["bytes accessed"])
 
 
 def memory(program: Program) -> dict[str, int]:
@@ -80,6 +87,11 @@ def hidden_flops(jaxpr: Jaxpr) -> float:
     """FLOPs of the matrix products in loops, beyond the first turn of each loop."""
     once, all_turns = _product_flops(jaxpr)
     return all_turns - once
+
+
+def _analysis(program: Program) -> Any:
+    analysis = program.compiled.cost_analysis()
+    return analysis[0] if isinstance(analysis, list) else analysis
 
 
 def _compile(function: Any, *arguments: Any) -> Program:

@@ -9,7 +9,13 @@ from cxv_jax import machine, models
 from cxv_jax.config import base
 from cxv_jax.data.splits import Dataset, Split
 from cxv_jax.phase import Phase
-from cxv_jax.profile.compiled import flops, forward_program, memory, train_program
+from cxv_jax.profile.compiled import (
+    flops,
+    forward_program,
+    memory,
+    traffic,
+    train_program,
+)
 from cxv_jax.profile.measured import measure
 from cxv_jax.profile.parameters import count_parameters
 from cxv_jax.session import Session
@@ -53,8 +59,9 @@ def profile(
 
     Returns:
       ``parameters``, ``parameters_torchsummary``; per image ``forward_flops``, ``train_flops``
-      (see :func:`flops`); in bytes ``train_memory`` and ``inference_memory`` (at this batch size)
-      with their parts ``train_temporary`` and ``inference_temporary``; and, unless ``repeats`` is
+      (see :func:`flops`) and ``train_traffic`` in bytes; in bytes ``train_memory`` and
+      ``inference_memory`` (at this batch size) with their parts ``train_temporary`` and
+      ``inference_temporary``; and, unless ``repeats`` is
       0, what :func:`measure` returns and ``peak_memory_bytes`` measured in ``peak_memory_of`` (the
       device; the process on a CPU) since the process began: profile one system a process.
 
@@ -72,6 +79,7 @@ def profile(
     for name, program in (("train", train), ("inference", forward)):
         bytes_of = memory(program)
         costs |= {f"{name}_memory": bytes_of["peak"], f"{name}_temporary": bytes_of["temporary"]}
+    costs["train_traffic"] = traffic(train) / batch_size
     if repeats:
         if not session.on_cpu:  # As the training loop has it.
             session = session_of(system, num_classes, image_size, batch_size, steps=16)

@@ -13,7 +13,7 @@ from cxv_jax.errors import InputError
 from cxv_jax.torch_import.files import load_state_dict
 from cxv_jax.torch_import.keys import is_unused, keys_of, rules_of
 
-__all__ = ["cxv_sizes", "from_torch", "load_state_dict"]
+__all__ = ["classes_of", "cxv_sizes", "from_torch", "load_state_dict"]
 
 
 def from_torch(model: nn.Module, state_dict: Mapping[str, Any]) -> dict[str, Any]:
@@ -62,6 +62,18 @@ def from_torch(model: nn.Module, state_dict: Mapping[str, Any]) -> dict[str, Any
     return flax.traverse_util.unflatten_dict(variables, sep="/")
 
 
+def classes_of(model: nn.Module, state_dict: Mapping[str, Any]) -> int:
+    """How many classes the weights of a ``model`` tell apart, by the bias of its head.
+
+    Raises:
+      InputError: there is no such bias.
+    """
+    (key,) = keys_of("params/head/bias", rules_of(model))
+    if key not in state_dict:
+        raise InputError(f"these are not the weights of {type(model).__name__}: no {key}")
+    return int(np.shape(state_dict[key])[0])
+
+
 def cxv_sizes(state_dict: Mapping[str, Any]) -> dict[str, Any]:
     """Read the sizes of a CPV, CNV or CLTV (as overrides of ``create``) off its weights.
 
@@ -78,7 +90,7 @@ def cxv_sizes(state_dict: Mapping[str, Any]) -> dict[str, Any]:
             "num_classes": state_dict["head.2.weight"].shape[0],
             "embed_dim": embed.shape[0],
             "embed_kernel": embed.shape[-1],
-            "depth": 1 + max(int(k.split(".")[1]) for k in state_dict if k.startswith("layers.")),
+            "depth": _depth(state_dict),
             "mlp_ratio": hidden / embed.shape[0],
         }
         inner, head_dim = out.shape[1], 32  # The published head width; CPV's projection tells it.
@@ -88,11 +100,19 @@ def cxv_sizes(state_dict: Mapping[str, Any]) -> dict[str, Any]:
         if attend + "res_conv.weight" in state_dict:
             heads, _, sizes["residual_kernel"], _ = state_dict[attend + "res_conv.weight"].shape
             head_dim = inner // heads
-    except (KeyError, AttributeError, IndexError, ValueError) as error:
+        return {**sizes, "num_heads": inner // head_dim, "head_dim": head_dim}
+    except (LookupError, AttributeError, ValueError, ArithmeticError) as error:
         raise InputError(
             f"these are not the weights of cpv, cnv or cltv: no usable {error}"
         ) from error
-    return {**sizes, "num_heads": inner // head_dim, "head_dim": head_dim}
+
+
+def _depth(state_dict: Mapping[str, Any]) -> int:
+    """How many layers there are, numbered without gaps: a key may hold any number."""
+    numbers = {int(key.split(".")[1]) for key in state_dict if key.startswith("layers.")}
+    if numbers != set(range(len(numbers))):
+        raise KeyError(f"layers: they are numbered {sorted(numbers)[:5]} to {max(numbers)}")
+    return len(numbers)
 
 
 def _shapes(model: nn.Module) -> Any:

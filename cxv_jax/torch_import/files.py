@@ -1,11 +1,15 @@
 """Weight files of any kind as NumPy arrays."""
 
+import math
+import pickle
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
-from cxv_jax.errors import InputError
+from cxv_jax.errors import InputError, reason
+from cxv_jax.machine import require_memory
 
 
 def load_state_dict(path: str | Path) -> dict[str, np.ndarray]:
@@ -26,11 +30,17 @@ def load_state_dict(path: str | Path) -> dict[str, np.ndarray]:
     except InputError:
         raise
     except Exception as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise InputError(f"{path}: not a readable {path.suffix} file ({reason})") from error
+        if isinstance(error, pickle.UnpicklingError) or "pickle" in str(error):
+            raise InputError(  # What torch and NumPy advise then would run the file's code.
+                f"{path}: holds more than arrays, which is refused: it could run any code; save "
+                "model.state_dict() alone"
+            ) from error
+        raise InputError(f"{path}: not a readable {path.suffix} file ({reason(error)})") from error
 
 
 def _read_npz(path: Path) -> dict[str, np.ndarray]:
+    with zipfile.ZipFile(path) as archive:
+        require_memory(path, sum(member.file_size for member in archive.infolist()))
     with np.load(path, allow_pickle=False) as file:
         return {key: file[key] for key in file.files}
 
@@ -48,6 +58,8 @@ def _read_torch(path: Path) -> dict[str, np.ndarray]:
         raise InputError(f"{path}: reading .pt/.pth needs torch: pip install torch") from None
     loaded = torch.load(path, map_location="cpu", weights_only=True)
     loaded = loaded.get("state_dict", loaded)
+    # A tensor may claim any shape of few stored values.
+    require_memory(path, 4 * sum(math.prod(value.shape) for value in loaded.values()))
     return {key: value.float().numpy() for key, value in loaded.items()}
 
 

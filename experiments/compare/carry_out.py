@@ -14,11 +14,18 @@ from cxv_jax.errors import InputError
 from cxv_jax.files import write_text
 from cxv_jax.parts import load_dataset
 from cxv_jax.profile import complete
-from experiments.compare import schedule
+from experiments.compare import folds, forks, schedule
 from experiments.compare.page import write_page
 from experiments.compare.rows import Rows, row_of
 
 OF_SYSTEMS = ("systems", "training")  # Fields with an entry a system.
+LATER = {
+    "seeds": (),
+    "handoff": "",
+    "arms": {},
+    "contrasts": {},
+    "primary": (),
+}  # May differ: runs stand alone.
 
 
 class Launch(NamedTuple):
@@ -51,8 +58,8 @@ def carry_out(
       config: a training config without ``model`` and ``seed``, with ``systems`` (label to ``name``
         and overrides), ``seeds``, ``handoff`` (``both``, ``with``, ``without``) and ``budget``; see
         ``experiments/configs/comparison.py``.
-      workdir: holds ``runs/NAME-seedN`` (with the handoff) and ``runs/NAME-seedN-single``,
-        ``costs``, ``configs``, ``logs`` and the report.
+      workdir: holds ``runs/NAME-seedN`` (with the handoff) and ``runs/NAME-seedN-single``, or
+        ``runs/NAME-seedN-ARM``, ``costs``, ``configs``, ``logs`` and the report.
       launch: how a run is started.
       command: what the report names as its source.
       say: takes a line of progress.
@@ -78,6 +85,8 @@ def carry_out(
             write_page(folder, config, _rows(config, dataset, folder), command)
     rows = _rows(config, dataset, folder)
     write_page(folder, config, rows, command)
+    for line in folds.told(config, rows):
+        say(line)
     return all(row["status"] == "finished" for row in rows)
 
 
@@ -94,12 +103,27 @@ def _train(
     A file in ``errors`` says why a run failed; it goes before the next try.
     """
     name = schedule.run_name(*which)
-    error_file, config_file = folder / "errors" / f"{name}.txt", folder / "configs" / f"{name}.json"
-    run_folder, log = folder / "runs" / name, folder / "logs" / f"{name}.log"
     try:
         run_config = schedule.build(config, dataset, costs, which)
     except InputError as mistake:
-        return _failed(error_file, str(mistake))
+        return _failed(folder / "errors" / f"{name}.txt", str(mistake))
+    run_folder = folder / "runs" / name
+    if runs.finished(run_folder, run_config):
+        return ""
+    prefix = forks.prefix_of(run_config) if isinstance(which[2], str) else None
+    if prefix is not None:
+        first = forks.prefix_name(*which[:2], prefix)
+        _run(first, prefix, folder, launch)
+        if not runs.finished(folder / "runs" / first, prefix):
+            return _failed(folder / "errors" / f"{name}.txt", f"its first phase, {first}, failed")
+        forks.fork(folder / "runs" / first, run_folder)
+    return _run(name, run_config, folder, launch)
+
+
+def _run(name: str, run_config: ConfigDict, folder: Path, launch: Launch) -> str:
+    """Train one config unless it is finished; a line on how it went."""
+    error_file, config_file = folder / "errors" / f"{name}.txt", folder / "configs" / f"{name}.json"
+    run_folder, log = folder / "runs" / name, folder / "logs" / f"{name}.log"
     if runs.finished(run_folder, run_config):
         return ""
     error_file.unlink(missing_ok=True)
@@ -119,7 +143,12 @@ def _failed(error_file: Path, error: str) -> str:
 def _costs(
     config: ConfigDict, dataset: Dataset, system: str, folder: Path, launch: Launch
 ) -> dict[str, Any]:
-    """The system's costs, from its file if they are known; empty if they cannot be had."""
+    """The system's costs, from its file if they are known; empty if they cannot be had.
+
+    A comparison of arms compares no systems, and needs none.
+    """
+    if config.get("arms"):
+        return {}
     path, fields = folder / "costs" / f"{system}.json", config.systems[system].to_dict()
     if not path.exists():
         options = {
@@ -177,6 +206,6 @@ def _differing(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
     for each in (old, new):
         own = {n: {k: x for k, x in each.get(n, {}).items() if k in common} for n in OF_SYSTEMS}
         # A model as a stand-in: fields that came later are at their defaults.
-        whole = completed({"model": {"name": "cpv"}, **each, "seeds": (), "handoff": "", **own})
+        whole = completed({"model": {"name": "cpv"}, **each, **LATER, **own})
         kept.append(without_place(whole))
     return [line.partition(" was ")[0] for line in differences(kept[0], kept[1])]

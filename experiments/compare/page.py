@@ -1,11 +1,13 @@
 """``report.md``, ``results.csv`` and the pictures: a function of the rows, and of nothing else."""
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from ml_collections import ConfigDict
 
 from cxv_jax.files import write_text
-from experiments.compare import pictures, tables
+from experiments.compare import arms, folds, pictures, tables
 from experiments.compare.rows import Rows, to_csv
 
 RESULTS_NOTE = """
@@ -18,30 +20,47 @@ MEASURED_NOTE = """
 Means and deviations over a system's runs; images/s of a run is the median over its epochs. Peak
 memory is that of the accelerator where it tells, else of the whole process. Other work on the
 machine changes all of these but the epochs."""
+MANY = 20  # Missing runs are counted, no longer named.
 PICTURES_NOTE = "CXV, published or as a pyramid, is orange."
 
 
 def write_page(folder: Path, config: ConfigDict, rows: Rows, command: str) -> None:
     """Write everything anew; a picture for which there is nothing to show is removed."""
-    drawn = pictures.draw(folder, rows)
+    drawn = arms.draw(folder, config, rows) if config.get("arms") else pictures.draw(folder, rows)
     write_text(folder / "results.csv", to_csv(rows))
-    write_text(folder / "report.md", markdown(config, rows, command, drawn))
+    crossed = folds.section(config, rows, folder)
+    write_text(folder / "report.md", markdown(config, rows, command, drawn, crossed))
 
 
-def markdown(config: ConfigDict, rows: Rows, command: str, drawn: list[str]) -> str:
-    """The report; ``drawn`` are the file names of the pictures in it."""
-    last = config.selection == "last"
-    weights = "the last weights" if last else f"the weights that were best on {config.selection}"
-    facts = {"weights": weights, "batch_size": config.batch_size}
+def markdown(
+    config: ConfigDict, rows: Rows, command: str, drawn: list[str], crossed: Sequence[str] = ()
+) -> str:
+    """The report; ``drawn``: file names of its pictures; ``crossed``: what the folds say."""
     sections = [
-        [f"# {len(config.systems)} systems on {config.data.source}"],
+        [f"# {_systems(config)} on {config.data.source}"],
         [*_conditions(config), *_circumstances(rows, command)],
-        ["## Accuracy and size\n", *tables.results(rows), RESULTS_NOTE.format(**facts)],
-        ["## Measured while training\n", *tables.measured(rows), MEASURED_NOTE],
+        list(crossed),
+        *(arms.sections(config, rows) if config.get("arms") else _of_systems(config, rows)),
         _shown(drawn),
         _unfinished(rows),
     ]
     return "\n\n".join("\n".join(lines) for lines in sections if lines) + "\n"
+
+
+def _systems(config: ConfigDict) -> str:
+    number = len(config.systems)
+    return next(iter(config.systems)) if number == 1 else f"{number} systems"
+
+
+def _of_systems(config: ConfigDict, rows: Rows) -> list[list[str]]:
+    """The tables of a comparison without arms."""
+    last = config.selection == "last"
+    weights = "the last weights" if last else f"the weights that were best on {config.selection}"
+    note = RESULTS_NOTE.format(weights=weights, batch_size=config.batch_size)
+    return [
+        ["## Accuracy and size\n", *tables.results(rows), note],
+        ["## Measured while training\n", *tables.measured(rows), MEASURED_NOTE],
+    ]
 
 
 def _conditions(config: ConfigDict) -> list[str]:
@@ -53,9 +72,12 @@ def _conditions(config: ConfigDict) -> list[str]:
     split = "the seed fixes the split"
     if data.splits == "gem":
         split = "by the files' order (gem): seed i is split i"
+    if data.splits == "folds":
+        split = f"cut into {data.folds} folds, seed i tests fold i: each image is tested once"
     chosen = "No selection, the last weights"
     if config.selection != "last":
         chosen = f"Selection on {config.selection}"
+        chosen += ", besides the last weights" if config.get("arms") else ""
     protocol = "test was read once, at the end"
     if config.selection == "test":
         protocol = "as in the paper, so test figures are not held out"
@@ -73,13 +95,23 @@ def _own_ways(config: ConfigDict) -> list[str]:
     """What single systems do in their own way."""
     ways = []
     for system, own in config.training.to_dict().items():
-        fields = [(f"{phase}.{k}", x) for phase, of in own.items() for k, x in of.items()]
-        ways.append(f"{system} {', '.join(f'{name} {value:g}' for name, value in fields)}")
+        ways.append(f"{system} {', '.join(_fields(own))}")
     return [f"- Of a system's own: {'; '.join(ways)}."] if ways else []
+
+
+def _fields(tree: dict[str, Any], above: str = "") -> list[str]:
+    """``NAME.NAME VALUE`` for every leaf."""
+    lines = []
+    for name, value in tree.items():
+        deeper = isinstance(value, dict)
+        lines += _fields(value, f"{above}{name}.") if deeper else [f"{above}{name} {value}"]
+    return lines
 
 
 def _budget(config: ConfigDict) -> str:
     one, two = config.phase1, config.phase2
+    if config.get("arms"):
+        return f"{one.epochs} + {two.epochs} epochs, batches of {config.batch_size}"
     phases = f"{one.epochs} epochs of {one.optimizer} (learning rate {one.learning_rate:g})"
     if two.epochs:
         phases += f", then {two.epochs} of {two.optimizer} ({two.learning_rate:g})"
@@ -109,15 +141,19 @@ def _circumstances(rows: Rows, command: str) -> list[str]:
 
 
 def _shown(drawn: list[str]) -> list[str]:
+    several = any(not name.startswith("contrasts") for name in drawn)
     pictures = [f"![{Path(name).stem.replace('_', ' ')}]({name})" for name in drawn]
-    return ["## Pictures\n", PICTURES_NOTE, "", *pictures] if drawn else []
+    note = [PICTURES_NOTE, ""] if several else []
+    return ["## Pictures\n", *note, *pictures] if drawn else []
 
 
 def _unfinished(rows: Rows) -> list[str]:
     """Runs that failed, with their errors, and runs that are still to be made."""
-    lines: list[str] = []
-    for row in (row for row in rows if row["status"] != "finished"):
-        kind = "" if row["handoff"] else ", one optimizer"
+    missing = [row for row in rows if row["status"] == "missing"]
+    many = len(missing) > MANY
+    lines = [f"- {len(missing)} runs: not run yet"] if many else []
+    for row in (r for r in rows if r["status"] != "finished" and not (many and r in missing)):
+        kind = f", arm {row['arm']}" if row["arm"] else "" if row["handoff"] else ", one optimizer"
         why = f"failed: {row['error']}" if row["error"] else "not run yet"
         lines.append(f"- {row['system']}, seed {row['seed']}{kind}: {why}")
     return ["## Without a result\n", *lines] if lines else []

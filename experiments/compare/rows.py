@@ -20,18 +20,30 @@ COSTS = (
 )
 # Another run of the same config gives other values for these, and only for these.
 MEASURED = ("images_per_second", "seconds", "peak_memory_bytes", "date")
-FROM_SUMMARY = ("test_top1", "test_top5", "epochs", "peak_memory_of", "device", *MEASURED)
+BY_CLASS = ("test_balanced_accuracy", "test_macro_f1", "test_auroc")
+FROM_SUMMARY = (
+    "test_top1",
+    "last_test_top1",
+    "test_top5",
+    "epochs",
+    "peak_memory_of",
+    "device",
+    *MEASURED,
+)
 COLUMNS = (
     "system",
     "model",
     "seed",
     "handoff",
+    "arm",
     "status",
     "val_top1",
     *FROM_SUMMARY,
+    *BY_CLASS,
     *COSTS,
     "error",
 )
+LATER = ("handoff", "arm", "last_test_top1")  # Left out where no run has it.
 
 
 class Mean(NamedTuple):
@@ -43,7 +55,7 @@ class Mean(NamedTuple):
 
 
 def row_of(
-    which: tuple[str, int, bool],
+    which: tuple[str, int, bool | str],
     model: str,
     summary: Summary | None,
     error: str,
@@ -52,20 +64,27 @@ def row_of(
     """Everything that is known of one run; None where it is not known.
 
     Args:
-      which: system, seed, with handoff or not.
+      which: system, seed, with handoff or not, or the arm.
       model: its model.
       summary: of the run, or None.
       error: why it failed; empty if it did not.
       costs: what ``profile.profile`` returned, or empty.
     """
     row: dict[str, Any] = dict.fromkeys(COLUMNS)
-    row |= dict(zip(("system", "seed", "handoff"), which, strict=True), model=model)
+    kind = "arm" if isinstance(which[2], str) else "handoff"
+    row |= dict(zip(("system", "seed", kind), which, strict=True), model=model)
     row |= {name: costs.get(name) for name in COSTS}
     row["status"] = "finished" if summary else "failed" if error else "missing"
     if summary:
         last = summary.phases[max(summary.phases)]
         row |= {name: getattr(summary, name) for name in FROM_SUMMARY}
-        row |= {"val_top1": last.val_top1, "versions": summary.versions}
+        row |= {name: getattr(last, name) for name in ("val_top1", *BY_CLASS)}
+        row |= {"versions": summary.versions, "confusion": summary.confusion}
+        row["classes"] = [record.name for record in summary.per_class]
+        if 0 < len(row["classes"]) <= 5:  # It would always be all of them.
+            row["test_top5"] = None
+        row["test_count"] = summary.test_count
+        row["parameters"] = summary.parameters if kind == "arm" else row["parameters"]
     elif error:
         row["error"] = error
     return row
@@ -74,7 +93,9 @@ def row_of(
 def to_csv(rows: Rows) -> str:
     """The rows as CSV, in full precision; what is not known stays empty."""
     text = io.StringIO()
-    writer = csv.DictWriter(text, COLUMNS, extrasaction="ignore", lineterminator="\n")
+    known = {name for row in rows for name in COLUMNS if row[name] is not None}
+    columns = [name for name in COLUMNS if name in known or name not in LATER]
+    writer = csv.DictWriter(text, columns, extrasaction="ignore", lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
     return text.getvalue()

@@ -1,13 +1,14 @@
-"""What the parts of the pyramid are worth: CIFAR-10, 100 images a class, ``cxv_nano``, three seeds.
+"""What the parts of the pyramid are worth: CIFAR-10, 50 images a class, ``cxv_nano``.
 
 One change at a time from the default: the mixer, the rule of its attention, the normaliser, the
-stem, the skip path, and a convolution in the MLP. ``none`` has no attention at all. Validation is
-400 images a class that no run trains on (``data.splits="gem"``: the 400 behind the 100).
+stem, the skip path, the MLP, the batch size; and a ResNet of the same number of parameters.
+``none`` has no attention at all. Validation is 400 images a class that no run trains on
+(``data.splits="gem"``: the 400 behind the 50), so that choices by it say something.
 
 Variants: ``compare_ablation.py:none,mala`` keeps some of the systems.
 Command: ``python -m experiments.compare --config=experiments/configs/compare_ablation.py
 --config.data.data_dir=FOLDER --workdir=docs/results/ablation`` with CIFAR-10 in FOLDER.
-Hardware, time, accuracy: not measured yet.
+Hardware, time, accuracy: docs/results/ablation, which is begun: one seed, some of the systems.
 """
 
 from ml_collections import ConfigDict
@@ -15,6 +16,7 @@ from ml_collections import ConfigDict
 from experiments.configs import cifar10
 from experiments.configs.comparison import Systems, compare
 
+FULL_STEM = {"stem_strides": (1, 1), "strides": (2, 2)}
 CHANGES: Systems = {
     "default": {},
     "none": {"mixer": "none"},
@@ -31,14 +33,29 @@ CHANGES: Systems = {
     "plain_stem": {"stem_norm": False},
     "no_skip": {"residual": False},
     "mlp_conv": {"mlp_conv": True},
+    "batch_50": {},
+    "full_stem": FULL_STEM,
+    "full_stem_none": {**FULL_STEM, "mixer": "none"},
+    "full_stem_mlp_ratio_1": {
+        **FULL_STEM,
+        **{"mlp_ratio": 1.0, "embed_dims": (34, 68), "num_heads": (1, 2)},
+    },
+    "full_stem_batch_50": FULL_STEM,
 }
-SYSTEMS: Systems = {label: {"name": "cxv_nano", **change} for label, change in CHANGES.items()}
+RESNET = {"name": "resnet18", "widths": (22, 44, 86), "depths": (1, 1, 1)}
+SYSTEMS: Systems = {
+    **{label: {"name": "cxv_nano", **change} for label, change in CHANGES.items()},
+    **dict.fromkeys(("resnet", "resnet_batch_50"), RESNET),
+}
 
 
 def get_config(only: str = "") -> ConfigDict:
     recipe = cifar10.get_config("cxv_nano,small")
-    recipe.data.update(splits="gem", subset_per_class=500, val_per_class=400, val_fraction=0.0)
-    recipe.phase1.update(epochs=40, warmup_epochs=2)
+    recipe.batch_size = 25
+    recipe.data.update(splits="gem", subset_per_class=450, val_per_class=400, val_fraction=0.0)
+    recipe.phase1.update(epochs=100, warmup_epochs=5, learning_rate=2e-3)
     config = compare(recipe, SYSTEMS, only)
+    large = {name: {"batch_size": 50} for name in config.systems if name.endswith("batch_50")}
+    config.training = ConfigDict(large)
     config.handoff, config.seeds = "without", (0, 1, 2)
     return config

@@ -3,7 +3,7 @@
 Five systems of 0.14 M parameters (within 3 %), each with the learning rate that was best for it.
 The splits are those of limited-data benchmarks (``data.splits="gem"``): seed ``i`` trains split
 ``i``, on all of its images; test is read once, with the last weights. The rates are chosen on split
-0 alone: 60 % of its images train, 40 % validate, three trials a system (``TRIALS``).
+0 alone: 60 % of its images train, 40 % validate, the same ``TRIALS`` for every system.
 
 Variants: ``compare_limited.py:IMAGES[,tune][,SYSTEM...]``, ``IMAGES`` a class: 10, 50, 100 or 500.
 Command: ``python -m experiments.compare --config=experiments/configs/compare_limited.py:50
@@ -31,10 +31,17 @@ NO_DROPOUT: dict[str, Any] = {
     "cct": {"attention_dropout": 0.0, "drop_path": 0.0},
 }
 EPOCHS = {10: 200, 50: 100, 100: 60, 500: 20}
-TRIALS = (2e-3, 5e-3, 1e-2)
+Trial = tuple[float, int]  # Learning rate, batch size.
+TRIALS: dict[int, tuple[Trial, ...]] = {
+    50: ((2e-3, 50), (5e-3, 50), (1e-2, 50)),
+    500: ((2e-3, 50), (2e-3, 25)),
+}
 # The best trial by validation on split 0, see docs/results/limited_data/IMAGES-tune.
-CHOSEN: dict[int, dict[str, float]] = {
-    50: {"cxv_nano": 2e-3, "cltv": 2e-3, "resnet": 2e-3, "convmixer": 2e-3, "cct": 5e-3},
+CHOSEN: dict[int, dict[str, Trial]] = {
+    50: {
+        **dict.fromkeys(("cxv_nano", "cltv", "resnet", "convmixer"), (2e-3, 50)),
+        "cct": (5e-3, 50),
+    },
 }
 
 
@@ -44,13 +51,15 @@ def get_config(variant: str = "50") -> ConfigDict:
         raise InputError(f"unknown number of images {images!r}{nearest(images, known)}")
     count, tune = int(images), "tune" in words
     only = [word for word in words if word != "tune"] or list(SYSTEMS)
-    rates = {name: TRIALS if tune else (CHOSEN.get(count, {}).get(name, 5e-3),) for name in only}
     systems, training = {}, {}
     for name in only:
-        for rate in rates[name]:
-            label = f"{name}_{round(1e3 * rate)}e-3" if tune else name
+        chosen = CHOSEN.get(count, {}).get(name, (2e-3, min(50, count)))
+        for rate, batch in TRIALS.get(count, TRIALS[50]) if tune else (chosen,):
+            label = (
+                f"{name}_{round(1e3 * rate)}e-3" + f"_of_{batch}" * (batch != 50) if tune else name
+            )
             systems[label] = SYSTEMS.get(name, {}) | NO_DROPOUT.get(name, {})
-            training[label] = {"phase1": {"learning_rate": rate}}
+            training[label] = {"phase1": {"learning_rate": rate}, "batch_size": batch}
     config = compare(recipe(count, tune), systems)
     config.training = ConfigDict(training)
     config.handoff, config.seeds = "without", (0,) if tune else (0, 1, 2)

@@ -33,6 +33,15 @@ def compare(recipe: ConfigDict, systems: Systems, only: str = "") -> ConfigDict:
     return config
 
 
+def in_folds(recipe: ConfigDict, number: int) -> ConfigDict:
+    """Cross-validation of a training config: its model alone, once on each of ``number`` folds."""
+    config = compare(recipe, {recipe.model.name: recipe.model.to_dict()})
+    config.data.update(splits="folds", folds=number)
+    config.seeds = tuple(range(number))
+    config.handoff = "with" if recipe.phase2.epochs else "without"
+    return config
+
+
 # The systems of the paper's tables, at the sizes for images of 32x32 pixels.
 PUBLISHED: Systems = {
     name: {"name": name}

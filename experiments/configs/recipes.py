@@ -12,7 +12,7 @@ def build(variant: str, source: str, mean: tuple[float, ...], std: tuple[float, 
     config = base(model, source)
     config.data.mean, config.data.std = mean, std
     if (recipe or "paper") not in RECIPES:
-        near = nearest(recipe, list(RECIPES))
+        near = nearest(recipe, RECIPES, MEANINGS)
         raise InputError(f"unknown recipe {recipe!r}{near}")
     return RECIPES[recipe or "paper"](config)
 
@@ -76,3 +76,8 @@ def modern(config: ConfigDict, *, drop_path: float, weight_decay: float) -> None
 
 
 RECIPES = {"paper": paper, "strong": strong, "small": small}
+MEANINGS = {
+    **dict.fromkeys(("published", "original", "default", "plain", "authors"), "paper"),
+    **dict.fromkeys(("modern", "heavy", "augmented", "large", "best"), "strong"),
+    **dict.fromkeys(("few", "tiny", "limited", "nano", "low_data"), "small"),
+}

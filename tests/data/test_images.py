@@ -36,14 +36,18 @@ def test_the_centre_is_cropped(shape):
     np.testing.assert_array_equal(decode(packed(pixels), 24), expected)
 
 
-@pytest.mark.parametrize(("shape", "size"), [((50, 30), 12), ((30, 55), 12), ((9, 7), 20)])
-def test_the_shorter_side_is_resized_without_aliasing(shape, size):
+@pytest.mark.parametrize(
+    ("shape", "size"),
+    [((50, 30), 12), ((30, 55), 12), ((9, 7), 20), ((50, 30), (12, 16)), ((30, 55), (20, 8))],
+)
+def test_pictures_are_resized_to_cover_without_aliasing(shape, size):
     pixels = np.random.default_rng(2).integers(0, 256, (*shape, 3), np.uint8)
-    scale = size / min(shape)
+    sides = (size, size) if isinstance(size, int) else size
+    scale = max(wanted / had for wanted, had in zip(sides, shape, strict=True))
     target = [round(side * scale) for side in shape]
     resized = np.asarray(jax.image.resize(pixels.astype(np.float32), (*target, 3), "linear"))
-    top, left = ((side - size) // 2 for side in target)
-    expected = resized[top : top + size, left : left + size]
+    top, left = ((had - side) // 2 for had, side in zip(target, sides, strict=True))
+    expected = resized[top : top + sides[0], left : left + sides[1]]
     assert abs(decode(packed(pixels), size) - expected).max() <= 1.01  # Pillow rounds twice.
 
 
@@ -199,10 +203,12 @@ def test_formats_that_start_programs_are_never_opened(tmp_path, monkeypatch):
 
 def test_more_pixels_than_the_limit_are_refused_before_they_are_decoded(monkeypatch):
     monkeypatch.setattr("cxv_jax.data.images.MAX_PIXELS", 575)
-    png, jpeg = packed(RANDOM), packed(np.tile(RANDOM, (4, 4, 1)), "JPEG")
+    png, jpeg = packed(RANDOM), packed(np.tile(RANDOM, (2, 2, 1))[:46], "JPEG")
     with pytest.raises(InputError, match="24 x 24 pixels, at most 575"):
         decode(png, 24)
-    assert decode(jpeg, 6).shape == (6, 6, 3)  # Reduced as it is read.
+    assert decode(jpeg, 6).shape == (6, 6, 3)  # Of 2,208 pixels: reduced as it is read.
+    with pytest.raises(InputError, match="48 x 46 pixels, at most 575"):
+        decode(packed(np.tile(RANDOM, (2, 2, 1))[:46], "JPEG", progressive=True), 6)
 
 
 def test_pictures_of_phones_are_read_with_the_extra_heif(tmp_path: Path) -> None:

@@ -214,7 +214,7 @@ def test_all_classes_too_small_are_named_with_the_remedy(tmp_path):
 def test_small_classes_alone_make_no_set(tmp_path):
     fill(tmp_path, 4)
     assert sum(sizes(open_folder(tmp_path)).values()) == 12
-    with pytest.raises(InputError, match="all classes have fewer than 5 images"):
+    with pytest.raises(InputError, match="no class has more than 4 images, all are small"):
         open_folder(tmp_path, small_classes="train")
     with pytest.raises(InputError, match="expected split or train, got 'drop'"):
         open_folder(tmp_path, small_classes="drop")

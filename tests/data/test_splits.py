@@ -184,6 +184,6 @@ def test_gem_splits_follow_the_files_order() -> None:
         make({"train": train, "test": test}, subset_per_class=10, order=4)
 
 
-def test_splits_are_random_or_gem() -> None:
-    with pytest.raises(InputError, match="expected random or gem, got 'fixed'"):
+def test_splits_are_random_folds_or_gem() -> None:
+    with pytest.raises(InputError, match="expected random or folds or gem, got 'fixed'"):
         load("digits", splits="fixed")

@@ -66,9 +66,23 @@ def test_a_run_killed_before_changes_of_files_ends_with_the_same_bits(
     bench.ends_as_if_nothing_had_been(tmp_path / "run")
 
 
+def test_signals_at_any_instant_end_a_run_and_cost_nothing(bench: Bench, tmp_path: Path) -> None:
+    terminated, interrupted, hung_up = ("terminate", 143), ("interrupt", 130), ("hang up", -1)
+    for instant, (act, expected) in {
+        **{"start": interrupted, "compile": terminated, "evaluation": hung_up},
+        **{"epoch": interrupted, "writing": terminated, "handoff": hung_up, "report": hung_up},
+    }.items():
+        code = bench.victims.run(tmp_path / "run", instant=instant, act=act)
+        assert code == expected, f"{instant}: {bench.victims.said}"
+        assert "Traceback" not in bench.victims.said
+    bench.ends_as_if_nothing_had_been(tmp_path / "run")
+
+
 @pytest.mark.parametrize(
     ("fault", "words"),
     [
+        ({"operation": 2, "act": "inodes"}, ["No space left"]),
+        ({"operation": 20, "act": "quota"}, ["quota exceeded"]),
         ({"operation": 1, "act": "read-only"}, ["Read-only file system"]),
         ({"operation": 4, "act": "full"}, ["No space left"]),
         ({"operation": 60, "act": "full"}, ["No space left"]),

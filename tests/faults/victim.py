@@ -5,6 +5,7 @@ An import of JAX takes longer than such a training; a fork of this process has i
 """
 
 import errno
+import importlib
 import json
 import os
 import resource
@@ -38,6 +39,9 @@ INSTANTS: dict[str, tuple[Any, str]] = {
     "picture": (plots, "curves"),
 }
 CHANGES = ("os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.chmod", "os.truncate", "open")
+# What a file system without inodes, or a quota, refuses: new files and folders, and nothing else.
+NO_MORE_FILES = {"inodes": errno.ENOSPC, "quota": errno.EDQUOT}
+SIGNALS = {"terminate": signal.SIGTERM, "interrupt": signal.SIGINT, "hang up": signal.SIGHUP}
 
 
 def at_instant(name: str, count: int, act: Act) -> None:
@@ -54,10 +58,11 @@ def at_instant(name: str, count: int, act: Act) -> None:
     setattr(owner, attribute, planted)
 
 
-def at_operation(workdir: Path, count: int, act: Act) -> None:
+def at_operation(workdir: Path, count: int, act: Act, only_new: bool = False) -> None:
     """Call ``act`` before the ``count``-th change of a file in the folder, and before later ones.
 
-    Python's own changes: the arrays of a checkpoint are written outside of Python.
+    Python's own changes: the arrays of a checkpoint are written outside of Python. With
+    ``only_new`` those count that make a file or a folder.
     """
     seen = [0]
 
@@ -66,10 +71,14 @@ def at_operation(workdir: Path, count: int, act: Act) -> None:
             return
         if event == "open" and not args[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT):
             return
-        if os.fsdecode(args[0]).startswith(str(workdir)):
+        path = os.fsdecode(args[0])
+        made = event == "os.mkdir" or (event == "open" and args[2] & os.O_CREAT)
+        if only_new and (not made or os.path.lexists(path)):
+            return
+        if path.startswith(str(workdir)):
             seen[0] += 1
             if seen[0] >= count:
-                act(os.fsdecode(args[0]))
+                act(path)
 
     sys.addaudithook(hook)
 
@@ -95,8 +104,10 @@ def set_clock_back(_: str) -> None:
 
 
 def plant(fault: dict[str, Any], workdir: Path) -> None:
-    """Arrange for the fault of a request."""
+    """Arrange for the fault of a request; ``clock`` sets the clock back from the start."""
     acts = {
+        **{name: stop_with(number) for name, number in SIGNALS.items()},
+        **{name: refuse(number) for name, number in NO_MORE_FILES.items()},
         "kill": stop_with(signal.SIGKILL),
         "pause": stop_with(signal.SIGSTOP),
         "full": refuse(errno.ENOSPC),
@@ -104,12 +115,15 @@ def plant(fault: dict[str, Any], workdir: Path) -> None:
         "clock": set_clock_back,
         "tell": lambda _: os.write(2, b"operation\n"),
     }
+    if "clock" in fault:
+        set_clock_back("")
     if "largest" in fault:
         resource.setrlimit(resource.RLIMIT_FSIZE, (fault["largest"], fault["largest"]))
     if "instant" in fault:
         at_instant(fault["instant"], fault.get("count", 1), acts[fault["act"]])
     if "operation" in fault:
-        at_operation(workdir, fault["operation"], acts[fault["act"]])
+        act, only_new = fault["act"], fault["act"] in NO_MORE_FILES
+        at_operation(workdir, fault["operation"], acts[act], only_new)
 
 
 def train_here(request: dict[str, Any]) -> None:
@@ -128,6 +142,8 @@ def train_here(request: dict[str, Any]) -> None:
 def serve() -> None:
     """Answer requests: ``{"start": {...}}``, ``{"wait": pid}``, ``{"resume": pid}``."""
     warnings.simplefilter("ignore")
+    for slow in ("sklearn.datasets", "matplotlib.figure", "matplotlib.backends.backend_agg"):
+        importlib.import_module(slow)  # Else every training would.
     for line in sys.stdin:
         request = json.loads(line)
         answer: dict[str, Any] = {}

@@ -1,0 +1,168 @@
+"""Take a trained model away: one StableHLO program, safetensors for a hub, or ONNX."""
+
+import json
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import flax.traverse_util
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from cxv_jax import inference
+from cxv_jax.errors import InputError
+from cxv_jax.files import replace
+from cxv_jax.inference import Run
+from cxv_jax.version import __version__
+
+PLATFORMS = ("cpu", "cuda", "tpu")
+RESOLUTION_FREE: tuple[str, ...] = ()  # Any height and width: not yet.
+TOLERANCE = {"stablehlo": 1e-5, "onnx": 1e-4}  # Of a probability, against ``inference.predict``.
+Predict = Callable[[np.ndarray], np.ndarray]
+
+
+def stablehlo(run: Run, folder: Path) -> list[Path]:
+    """``model.stablehlo``, one program for CPU, CUDA and TPU with its weights, and its metadata.
+
+    uint8 ``[batch, height, width, 3]`` -> float32 probabilities ``[batch, classes]`` for any batch
+    size, and for any height and width where the model is of that kind (metadata: ``any_size``).
+    ``jax.export.deserialize(file.read_bytes()).call(images)`` needs JAX alone.
+
+    Raises:
+      InputError: the program does not give what ``inference.predict`` gives, or flatbuffers is
+        missing.
+    """
+    height, width, channels = run.image_shape
+    size = "height, width" if any_size(run) else f"{height}, {width}"
+    shape = jax.export.symbolic_shape(f"batch, {size}, {channels}")
+    spec = jax.ShapeDtypeStruct(shape, np.uint8)
+    exported = jax.export.export(jax.jit(classify(run)), platforms=PLATFORMS)(spec)
+    try:
+        data = bytes(exported.serialize())
+    except ImportError as error:
+        raise InputError(
+            f"StableHLO files need flatbuffers ({error}): pip install 'cxv_jax[export]'"
+        ) from error
+    reloaded = jax.export.deserialize(bytearray(data))
+    check(run, lambda images: np.asarray(reloaded.call(images)), "stablehlo")
+    return [_write(folder / "model.stablehlo", data), _describe(run, folder)]
+
+
+def safetensors(run: Run, folder: Path) -> list[Path]:
+    """``model.safetensors`` with ``config.json`` and a model card, the layout of model hubs.
+
+    Arrays have our names with dots (``params.head.kernel``), bit for bit; ``config.init_from``
+    reads the file.
+    """
+    from safetensors.numpy import save
+
+    flat = flax.traverse_util.flatten_dict(jax.device_get(run.variables), sep=".")
+    arrays = {name: np.ascontiguousarray(leaf) for name, leaf in flat.items()}
+    return [
+        _write(folder / "model.safetensors", save(arrays, {"format": "flax"})),
+        _describe(run, folder, "config.json"),
+        _write(folder / "README.md", card(run).encode()),
+    ]
+
+
+def onnx(run: Run, folder: Path) -> list[Path]:
+    """``model.onnx`` by jax2onnx for any batch size, and its metadata.
+
+    Raises:
+      InputError: jax2onnx or onnxruntime is missing, or the program gives other probabilities.
+    """
+    try:
+        import onnxruntime
+        from jax2onnx import to_onnx
+    except ImportError as error:
+        raise InputError(
+            f"ONNX needs jax2onnx and onnxruntime ({error}). jax2onnx asks for an older Orbax than "
+            "ours: pip install onnx onnxruntime, then pip install --no-deps jax2onnx"
+        ) from error
+    spec = jax.ShapeDtypeStruct(("batch", *run.image_shape), np.uint8)
+    data = to_onnx(classify(run), [spec], model_name=run.config.model.name).SerializeToString()
+    session = onnxruntime.InferenceSession(data)
+    name = session.get_inputs()[0].name
+    check(run, lambda images: session.run(None, {name: images})[0], "onnx")
+    return [_write(folder / "model.onnx", data), _describe(run, folder)]
+
+
+FORMATS = {"stablehlo": stablehlo, "safetensors": safetensors, "onnx": onnx}
+
+
+def classify(run: Run) -> Callable[[Any], Any]:
+    """``images -> probabilities`` with the weights inside."""
+    variables = jax.tree.map(jnp.asarray, jax.device_get(run.variables))  # Of one device.
+    apply = partial(inference.probabilities, run.model, *run.scaling, variables)
+    return partial(apply, temperature=run.temperature)
+
+
+def any_size(run: Run) -> bool:
+    """Whether the model takes images of any height and width."""
+    return run.config.model.name in RESOLUTION_FREE
+
+
+def check(run: Run, predict: Predict, form: str) -> None:
+    """Compare with ``inference.predict``, on 1 and 7 random images of every size it shall take.
+
+    Raises:
+      InputError: they differ by more than ``TOLERANCE``.
+    """
+    height, width, channels = run.image_shape
+    sizes = [
+        (height, width),
+        *([(height + 4, width + 7)] if form != "onnx" and any_size(run) else []),
+    ]
+    draw = np.random.default_rng(0)
+    for size in sizes:
+        for count in (1, 7):
+            images = draw.integers(0, 256, (count, *size, channels), dtype=np.uint8)
+            gap = float(np.abs(predict(images) - inference.predict(run, images)).max())
+            if not gap <= TOLERANCE[form]:
+                raise InputError(
+                    f"the {form} program differs from predict by {gap:.1e} in a probability "
+                    f"({count} images of {size}; at most {TOLERANCE[form]:g}): nothing was written"
+                )
+
+
+def metadata(run: Run) -> dict[str, Any]:
+    """What a user of an exported model has to know, as plain data."""
+    mean, std = run.scaling
+    return {
+        "library": f"cxv_jax {__version__}",
+        "input": "uint8 RGB [batch, height, width, 3]",
+        "output": "float32 class probabilities [batch, classes]",
+        "classes": list(run.class_names),
+        "image_shape": list(run.image_shape),
+        "any_size": any_size(run),
+        "mean": list(mean),
+        "std": list(std),
+        "model": json.loads(run.config.model.to_json()),
+        "step": run.step,
+    }
+
+
+def card(run: Run) -> str:
+    """A model card."""
+    facts = metadata(run)
+    tags = "library_name: cxv_jax\npipeline_tag: image-classification"
+    classes = "\n".join(f"- {name}" for name in facts["classes"])
+    return (
+        f"---\n{tags}\n---\n\n# {run.config.model.name}\n\nAn image classifier for "
+        f"{facts['image_shape'][0]}x{facts['image_shape'][1]} RGB images, trained with "
+        f"{facts['library']}. The weights are in `model.safetensors`, the model's fields, the "
+        "pixels' mean and deviation and the classes in `config.json`. To train from them: "
+        f"`--config.init_from=model.safetensors`.\n\n## Classes\n\n{classes}\n"
+    )
+
+
+def _describe(run: Run, folder: Path, name: str = "metadata.json") -> Path:
+    return _write(folder / name, (json.dumps(metadata(run), indent=2) + "\n").encode())
+
+
+def _write(path: Path, data: bytes) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    replace(path, lambda temporary: temporary.write_bytes(data))
+    return path
