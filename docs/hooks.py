@@ -4,6 +4,8 @@ import re
 from pathlib import Path
 from typing import Any
 
+import griffe
+
 from cxv_jax.config import base
 from cxv_jax.config_fields import attributes, described
 from cxv_jax.models import MODELS, defaults
@@ -11,8 +13,20 @@ from cxv_jax.models import MODELS, defaults
 ROOT = Path(__file__).parents[1]
 
 
-def on_page_markdown(markdown: str, **_: Any) -> str:
-    """Fill the marks of ``index.md`` and ``configuration.md``."""
+class Examples(griffe.Extension):
+    """Our docstrings say ``Example:`` where mkdocstrings knows ``Examples:``."""
+
+    def on_object(self, *, obj: griffe.Object, **_: Any) -> None:
+        """Called with everything that has a docstring."""
+        if obj.docstring:
+            text = re.sub(r"^Example:$", "Examples:", obj.docstring.value, flags=re.MULTILINE)
+            obj.docstring.value = text
+
+
+def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
+    """Fill the marks of ``index.md`` and ``configuration.md``; links to code are its name."""
+    if "/" not in page.file.src_uri:
+        markdown = re.sub(r"\[([^]]+)\]\(\.\./[^)]*\)", r"\1", markdown)
     for mark, make in (("readme", readme), ("fields", fields), ("models", models)):
         if f"<!-- {mark} -->" in markdown:
             markdown = markdown.replace(f"<!-- {mark} -->", make())

@@ -23,7 +23,7 @@ def test_the_notebook_runs_from_top_to_bottom(
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]))
     notebook = nbformat.read(NOTEBOOK, as_version=4)
     client.NotebookClient(
-        notebook, timeout=300, resources={"metadata": {"path": str(tmp_path)}}
+        notebook, timeout=900, resources={"metadata": {"path": str(tmp_path)}}
     ).execute()
     told = json.dumps(notebook.cells)
     for words in ("handoff", "test top-1", "model.safetensors", "is the most probable class"):

@@ -72,6 +72,7 @@ def rehearsal(output: Path) -> list[Task]:
     }
     tiny = ["--config=digits:cltv", "--config.phase1.epochs=2", "--config.phase2.epochs=1"]
     tiny += ["--config.phase1.schedule=constant", "--config.data.subset_per_class=20"]
+    tiny += ["--config.batch_size=16", "--config.phase1.learning_rate=0.01"]
     tiny += [f"--config.model.{k}={v}" for k, v in toy.items() if k != "name"]
     return [
         _golden("goldens_cxv", output),
