@@ -42,8 +42,8 @@ def placed(variables: Any, images: Any) -> Any:
     return place(variables, jax.tree.map(lambda _: WHOLE, variables)), place(images, SPLIT)
 
 
-@pytest.mark.parametrize("name", models.MODELS)
-def test_every_model_is_traced_on_both_kinds_of_mesh(name: str) -> None:
+@pytest.mark.parametrize("name", [name for name in models.MODELS if name not in KINDS])
+def test_every_other_model_is_traced_on_both_kinds_of_mesh(name: str) -> None:
     model, images = tiny(name), jax.ShapeDtypeStruct((16, 8, 8, 3), jnp.float32)
     variables = jax.eval_shape(model.init, jax.random.key(0), images)
     inputs = placed(variables, images)

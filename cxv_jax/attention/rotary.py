@@ -47,7 +47,7 @@ def rotate(
     return turned.reshape(x.shape).astype(x.dtype)
 
 
-def _table(length: int, head_dim: int) -> tuple[Any, Any]:
+def _table(length: Any, head_dim: int) -> tuple[Any, Any]:
     """Cosines and sines, ``[1, length, 1, head_dim / 2]``."""
     numpy: Any = np if isinstance(length, int) else jnp  # jnp: of a symbol of jax.export.
     exponents = np.arange(0, head_dim, 2, dtype=np.float32) / np.float32(head_dim)

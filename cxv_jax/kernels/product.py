@@ -1,5 +1,7 @@
 """Matrix products that sum in float32, and the softmax before one."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from jax import Array
@@ -17,8 +19,8 @@ def heads_first(x: Array) -> Array:
     return jnp.swapaxes(x, -3, -2)
 
 
-def pad(x: Array, axis: int, before: int, after: int) -> Array:
-    """Zeros around one axis."""
+def pad(x: Array, axis: int, before: Any, after: Any) -> Array:
+    """Zeros around one axis: numbers, or symbols of ``jax.export``."""
     widths = [(0, 0)] * x.ndim
     widths[axis] = (before, after)
     return jnp.pad(x, widths)

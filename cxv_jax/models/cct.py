@@ -154,7 +154,7 @@ class CCT(nn.Module):
         )
 
 
-def _sine_table(length: int, channels: int) -> Any:
+def _sine_table(length: Any, channels: int) -> Any:
     """Sine (even channels) and cosine of ``j / 10000^(2 floor(i / 2) / channels)``, float32."""
     numpy: Any = np if isinstance(length, int) else jnp  # jnp: of a symbol of jax.export.
     i = np.arange(channels)[None]

@@ -126,7 +126,7 @@ class CvT(nn.Module):
         token = self.param("cls_token", nn.initializers.normal(0.02), shape)
         return prepended(token.astype(tokens.dtype), tokens)
 
-    def _block(self, stage: int, index: int, grid: tuple[int, int], drop_path: float) -> Block:
+    def _block(self, stage: int, index: int, grid: tuple[Any, Any], drop_path: float) -> Block:
         channels, heads = self.embed_dims[stage], self.num_heads[stage]
         mix = partial(
             ConvAttention,
@@ -171,7 +171,7 @@ class ConvAttention(nn.Module):
       dtype: type of products and convolutions.
     """
 
-    grid: tuple[int, int]
+    grid: tuple[Any, Any]
     num_heads: int
     head_dim: int
     kernel_size: int

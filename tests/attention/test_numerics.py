@@ -52,6 +52,20 @@ def test_narrow_types_are_within_a_percent_at_16384_tokens(attend: Callable, dty
     assert jnp.linalg.norm(got.astype(jnp.float32) - want) < 0.01 * jnp.linalg.norm(want)
 
 
+@pytest.mark.parametrize("attend", FUNCTIONS)
+def test_float16_gradients_are_within_a_percent_at_16384_tokens(attend: Callable) -> None:
+    """Of a sum, where those of the keys and values add up."""
+
+    def gradients(x: Any) -> Any:
+        return jax.jit(jax.grad(lambda x: 8 * attend(*x).astype(jnp.float32).sum()))(x)
+
+    x = qkv(16_384, 1, jnp.float16)
+    wide = gradients([a.astype(jnp.float32) for a in x])
+    for got, want in zip(gradients(x), wide, strict=True):
+        assert got.dtype == jnp.float16
+        assert jnp.linalg.norm(got.astype(jnp.float32) - want) < 0.01 * jnp.linalg.norm(want)
+
+
 @pytest.mark.parametrize("length", [64, 60])
 @pytest.mark.parametrize("landmarks", [8, 64])
 def test_nystroms_gradients_are_finite_for_huge_inputs(length: int, landmarks: int) -> None:
