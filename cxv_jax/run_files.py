@@ -8,6 +8,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from cxv_jax.config import completed
 from cxv_jax.data.stored import Stored
 from cxv_jax.errors import InputError, os_fault
 
@@ -61,10 +62,11 @@ def read_stored(workdir: Path) -> Stored | None:
 
 
 def cuts_anew(before: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
-    """Whether two configs, as plain data, ask for different splits."""
-    old, new = before.get("data"), now["data"]
-    old = old if isinstance(old, Mapping) else {}
-    return any(old.get(name, new.get(name)) != new.get(name) for name in CUTTING)
+    """Whether two configs, as plain data, ask for different splits; fields may be missing."""
+    old, new = (completed(config).get("data") for config in (before, now))
+    if not (isinstance(old, Mapping) and isinstance(new, Mapping)):
+        return True
+    return any(old.get(name) != new.get(name) for name in CUTTING)
 
 
 def plain(config: ConfigDict) -> dict[str, Any]:

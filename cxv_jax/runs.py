@@ -187,7 +187,8 @@ class Run:
                 f"config.init_from={self.folder}"
             )
         if not cuts_anew(meta.config, plain(self.config)):
-            check(self.session.dataset, data.class_names, data.digest)
+            now = self.session.stored
+            check(self.session.dataset.name, now, data.class_names, data.digest)
         template = self.session.phases[progress.phase].template
         return self.checkpointer.restore(latest, template), progress
 

@@ -98,7 +98,8 @@ def open_dataset(run: "Run", source: str, data_dir: str, split: str) -> "Dataset
             raise InputError("data.json has other splits than the run's checkpoint; put it back")
         dataset = load_dataset(config, run.splits, [split])
         if run.splits is None and run.meta.dataset.named:
-            stored.check(dataset, run.class_names, digest)
+            now = stored.Stored.of(dataset)
+            stored.check(dataset.name, now, run.class_names, digest)
     else:
         dataset = load_dataset(config)
     if dataset.num_classes != len(run.class_names):

@@ -8,15 +8,12 @@ import re
 from argparse import ArgumentParser
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from ml_collections import ConfigDict
 
 from cxv_jax.errors import InputError
-
-if TYPE_CHECKING:
-    from cxv_jax.data.splits import Dataset
 
 CONFIG = Path(__file__).parent / "configs" / "own.py"
 FEW = 3000  # Training images: fewer get the recipe small.
@@ -89,6 +86,8 @@ def look(data: str, recipe: str = "") -> Look:
     Raises:
       InputError: there are none, or they cannot be used.
     """
+    from cxv_jax.data.sources import opened
+    from cxv_jax.data.splits import complete
     from cxv_jax.data.statistics import pixel_statistics
 
     source = source_of(data)
@@ -99,16 +98,21 @@ def look(data: str, recipe: str = "") -> Look:
             size = min(side, SIDE)
         else:
             layout = "an npz file"
-            side = min(_load(source, 0, 0.0).image_shape[:2])
+            side = min(opened(source, "", 0, "skip")[1]["train"].image_shape[:2])
             size = 0 if side <= SIDE else SIDE
+        # What can be read; training refuses the rest, or skips it where the user says so.
+        class_names, parts = opened(source, "", size, "skip")
+        cut = functools.partial(
+            complete, source, class_names, parts, seed=0, val_per_class=0, subset_per_class=0
+        )
         try:
-            small_classes, dataset = "split", _load(source, size, 0.0)
+            small_classes, dataset = "split", cut(val_fraction=0.0)
         except InputError:  # Perhaps a class of one picture; if not, it is said again.
-            small_classes, dataset = "train", _load(source, size, 0.0, "train")
+            small_classes, dataset = "train", cut(val_fraction=0.0, small_classes="train")
         pictures = len(dataset.split("train"))
         recipe = recipe or recipe_for(pictures)
         if recipe != "small":
-            dataset = _load(source, size, 0.1, small_classes)
+            dataset = cut(val_fraction=0.1, small_classes=small_classes)
     train = dataset.split("train")
     counts = np.bincount(train.labels, minlength=dataset.num_classes).tolist()
     mean, std = (tuple(np.round(x, 4).tolist()) for x in pixel_statistics(train.images))
@@ -230,36 +234,20 @@ def median_side(files: Sequence[Path], most: int = 200) -> int:
 
 
 def _files(path: Path) -> list[Path]:
-    from cxv_jax.data import csv_table
-    from cxv_jax.data.images import ENDINGS
+    from cxv_jax.data import csv_table, folder
 
     if path.is_file():
         return [path.parent / row.name for row in csv_table.rows(path)]
-    return sorted(p for p in path.rglob("*") if p.suffix.lower() in ENDINGS and p.is_file())
+    return [file for file in folder.pictures(path) if file.is_file()]
 
 
 def _layout(path: Path) -> str:
-    from cxv_jax.data.folder import SPLITS
+    from cxv_jax.data.folder import split_folders
 
     if path.is_file():
         return "a table of files"
-    found = sorted(p.name for p in path.iterdir() if p.is_dir() and p.name.casefold() in SPLITS)
+    found = sorted(split_folders(path))
     return f"split folders {', '.join(found)}" if found else "class folders"
-
-
-def _load(
-    source: str, image_size: int, val_fraction: float, small_classes: str = "split"
-) -> "Dataset":
-    """What can be read; training refuses the rest, or skips it where the user says so."""
-    from cxv_jax.data import sources
-
-    return sources.load(
-        source,
-        image_size=image_size,
-        val_fraction=val_fraction,
-        small_classes=small_classes,
-        on_bad_image="skip",
-    )
 
 
 def _field(config: ConfigDict, field: str) -> Any:

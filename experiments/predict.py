@@ -102,6 +102,7 @@ def put(texts: Iterator[str], place: str, screen: Screen) -> None:
 
 def pictures(name: str, faults: list[str]) -> Iterator[str]:
     """A file, those that a glob finds, or every picture in a folder and below it, in order."""
+    from cxv_jax.data.folder import HIDDEN
     from cxv_jax.data.images import ENDINGS
 
     if not os.path.lexists(name) and (matches := sorted(glob.glob(name))):
@@ -114,9 +115,9 @@ def pictures(name: str, faults: list[str]) -> Iterator[str]:
     errors: list[OSError] = []
     found = []
     for place, folders, files in os.walk(name, onerror=errors.append):
-        folders[:] = [folder for folder in folders if not folder.startswith(".")]
-        kept = [f for f in files if Path(f).suffix.lower() in ENDINGS and not f.startswith(".")]
-        found += [os.path.join(place, file) for file in kept]
+        folders[:] = [folder for folder in folders if not folder.startswith(HIDDEN)]
+        shown = [file for file in files if not file.startswith(HIDDEN)]
+        found += [os.path.join(place, f) for f in shown if Path(f).suffix.lower() in ENDINGS]
     faults += [f"{error.filename}: {error.strerror}" for error in errors]
     if not found and not errors:
         faults.append(f"{name}: no pictures in this folder ({', '.join(ENDINGS)})")

@@ -13,6 +13,7 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 import jax
 import pytest
 from absl import flags
+from hypothesis import HealthCheck, settings
 from jax.extend.random import threefry2x32_p
 from jax.interpreters import mlir
 from jaxtyping import install_import_hook
@@ -20,6 +21,16 @@ from jaxtyping import install_import_hook
 from tests import typecheck
 
 install_import_hook("cxv_jax", f"{typecheck.__name__}.check")
+# The same few examples everywhere, and none kept in the checkout.
+settings.register_profile(
+    "few",
+    max_examples=10,
+    derandomize=True,
+    database=None,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow],  # A busy machine is no fault of a test.
+)
+settings.load_profile("few")
 
 from cxv_jax.kernels import threefry  # noqa: E402  (After the hook.)
 

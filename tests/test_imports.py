@@ -61,7 +61,7 @@ ALLOWED: dict[str, set[str]] = {
     "final_table": {"figures", "phase", "records", "text"},
     "track": {"errors"},
     "report": {"files", "final_table", "journal", "phase", "plots", "records", "text", "track"},
-    "run_files": {"data", "errors"},
+    "run_files": {"config", "data", "errors"},
     "inference": {
         *("augment", "checkpoint", "config", "data", "errors", "evaluation", "jsonable"),
         *("models", "phase", "records", "run_files", "sharding", "state"),

@@ -181,6 +181,9 @@ def test_predict_names_bad_files_and_classifies_the_others(
     first, *others = pictures(tmp_path / "deep" / "er")
     (tmp_path / "deep" / "a bad one.png").write_text("text")
     (tmp_path / "deep" / "notes.txt").write_text("text")
+    for hidden in ("__MACOSX", "@eaDir", ".thumbnails"):
+        (tmp_path / "deep" / hidden).mkdir()
+        (tmp_path / "deep" / hidden / "x.png").write_text("no picture")
     names = [tmp_path / "absent.png", first, tmp_path / "empty", tmp_path / "deep"]
     arguments = [f"--workdir={trained.workdir}", "--json", *names]
     assert run_command("predict", *arguments) == 1

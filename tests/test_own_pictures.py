@@ -4,12 +4,14 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from cxv_jax.config import check_config
+from cxv_jax.data import image_files
 from cxv_jax.errors import InputError
 from experiments import own_pictures
 from experiments.configs import own
@@ -124,6 +126,24 @@ def test_broken_pictures_and_classes_of_one_do_not_stop_the_look(folder: Path) -
     assert (found.counts, found.small_classes) == ((32, 8, 1), "train")
     assert choose(found).data.small_classes == "train"
     assert choose(found).data.on_bad_image == "refuse"  # Whoever wants them skipped says so.
+
+
+def test_every_picture_is_decoded_once_and_hidden_ones_never(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(folder / "cat" / "@eaDir", 60, 100, (20, 20))
+    put(folder / ".thumbnails", 60, 100, (20, 20))
+    decoded: list[Path] = []
+    attempt = image_files._attempt
+
+    def counted(file: Path, **options: Any) -> Any:
+        decoded.append(file)
+        return attempt(file, **options)
+
+    monkeypatch.setattr(image_files, "_attempt", counted)
+    found = look(str(folder), "strong")  # Which holds validation images out.
+    assert (found.side, found.pictures, sum(found.counts)) == (70, 40, 36)
+    assert sorted(decoded) == sorted([*(folder / "cat").glob("*.png"), *(folder / "dog").iterdir()])
 
 
 @pytest.mark.parametrize("data", ["/nowhere", "cifar10", __file__])

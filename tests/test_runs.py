@@ -19,6 +19,7 @@ from cxv_jax.errors import InputError
 from cxv_jax.lock import FolderLock
 from cxv_jax.phase import Phase
 from cxv_jax.records import Best, DataRecord, Meta, PhaseSummary
+from cxv_jax.run_files import cuts_anew, plain
 from cxv_jax.session import Session
 
 PHASES = {
@@ -53,6 +54,16 @@ def started(session: Session, folder: Path) -> runs.Run:
 
 def files(folder: Path) -> dict[str, bytes]:
     return {str(p): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+@pytest.mark.parametrize(("value", "anew"), [("split", False), ("train", True)])
+def test_a_field_that_an_older_config_lacks_had_its_default(value: str, anew: bool) -> None:
+    config = small_config()
+    before = plain(config)
+    del before["data"]["small_classes"]
+    config.data.small_classes = value
+    assert cuts_anew(before, plain(config)) is anew
+    assert cuts_anew({}, plain(config))
 
 
 def test_a_new_folder_holds_its_config_and_takes_the_same_again(tmp_path: Path) -> None:
@@ -160,7 +171,7 @@ def test_imported_weights_are_no_run_to_resume(session: Session, tmp_path: Path)
     meta = Meta(config={}, dataset=DataRecord(("a", "b"), (8, 8, 3)))
     checkpointer.save(0, {"w": np.zeros(2)}, meta.to_json())
     checkpointer.close()
-    with pytest.raises(InputError, match="imported weights, which no training can go on from"):
+    with pytest.raises(InputError, match="imported weights: to train them name another workdir"):
         started(session, tmp_path)
 
 

@@ -66,6 +66,19 @@ def read(
     return classes, checked(listed, image_size, on_bad_image, white)
 
 
+def split_folders(path: Path) -> list[str]:
+    """Names of the split folders; none where the folders are classes."""
+    found = _splits(path, _Walk(path)).values()
+    return [folder.name for folder in found if folder != path]
+
+
+def pictures(path: Path) -> list[Path]:
+    """The files of all classes and splits that :func:`read` decodes."""
+    walk = _Walk(path)
+    classes = [c for split in _splits(path, walk).values() for c in _folders(split)]
+    return [file for folder in classes for file in walk.pictures(folder)]
+
+
 class _Walk:
     """What is met below a folder and not taken as it stands."""
 

@@ -97,7 +97,7 @@ def load(
       {'train': 1151, 'val': 287, 'test': 359}
     """
     _check(image_size, on_bad_image=on_bad_image, splits=splits, small_classes=small_classes)
-    found = source, *_opened(source, data_dir, image_size, on_bad_image, classes)
+    found = source, *opened(source, data_dir, image_size, on_bad_image, classes)
     if keep is not None:
         return stored.restore(*found, keep, wanted)
     return complete(
@@ -158,9 +158,10 @@ def is_outside(source: str, own: str) -> bool:
     return kind in OUTSIDE and (kind != own_kind or places[0] != places[1])
 
 
-def _opened(
-    source: str, data_dir: str, image_size: int, on_bad_image: str, classes: Sequence[str]
+def opened(
+    source: str, data_dir: str, image_size: int, on_bad_image: str, classes: Sequence[str] = ()
 ) -> Parts:
+    """Class names and the source's own splits, before any is cut; arguments as in :func:`load`."""
     place = Path(data_dir).expanduser() if data_dir else default_dir()
     class_names, parts = _read(source, place, image_size, on_bad_image)
     parts = _resized(parts, image_size)

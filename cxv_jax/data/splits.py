@@ -172,8 +172,8 @@ def class_counts(labels: Int[np.ndarray, " example"], num_classes: int) -> dict[
 
 
 def fractions(counts: Mapping[int, int], fraction: float) -> dict[int, int]:
-    """``round(fraction * n)`` of every class, at least 1 of a class that has 2 or more."""
-    return {c: max(round(fraction * n), min(1, n - 1), 0) for c, n in counts.items()}
+    """``round(fraction * n)`` of every class that has 2 or more, at least 1 and never all."""
+    return {c: max(min(max(round(fraction * n), 1), n - 1), 0) for c, n in counts.items()}
 
 
 def complete(

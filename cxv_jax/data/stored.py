@@ -5,6 +5,7 @@ import hashlib
 import json
 import logging
 from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -52,7 +53,7 @@ class Stored(Record):
             raise TypeError(f"expected the fields {sorted(fields)}")
         return super().from_json(data)
 
-    @property
+    @cached_property
     def digest(self) -> str:
         """Of classes, images and labels."""
         kept = [self.class_names, self.names, self.labels]
@@ -113,21 +114,22 @@ def restore(
     return Dataset(source, stored.class_names, splits, stored.images)
 
 
-def check(dataset: Dataset, class_names: Sequence[str], digest: str) -> None:
+def check(source: str, now: Stored, class_names: Sequence[str], digest: str) -> None:
     """Whether a data set is the one that a run was trained on.
 
     Args:
-      dataset: as it is now.
+      source: its name, for messages.
+      now: what identifies it as it is now.
       class_names: of the run.
       digest: of the run's splits; empty: not known.
 
     Raises:
       InputError: it is another one.
     """
-    _check_classes(dataset.name, dataset.class_names, class_names)
-    if digest and Stored.of(dataset).digest != digest:
+    _check_classes(source, now.class_names, class_names)
+    if digest and now.digest != digest:
         raise InputError(
-            f"{dataset.name}: images or labels have changed since the run was started, so that its "
+            f"{source}: images or labels have changed since the run was started, so that its "
             "test split would have been trained on; put them back, or start anew in another workdir"
         )
 

@@ -29,12 +29,12 @@ def load_state_dict(path: str | Path) -> dict[str, np.ndarray]:
         return READERS[path.suffix](path)
     except InputError:
         raise
-    except pickle.UnpicklingError as error:  # What torch advises then would run the file's code.
-        raise InputError(
-            f"{path}: holds more than arrays, which is refused: it could run any code; save "
-            "model.state_dict() alone"
-        ) from error
     except Exception as error:
+        if isinstance(error, pickle.UnpicklingError) or "pickle" in str(error):
+            raise InputError(  # What torch and NumPy advise then would run the file's code.
+                f"{path}: holds more than arrays, which is refused: it could run any code; save "
+                "model.state_dict() alone"
+            ) from error
         raise InputError(f"{path}: not a readable {path.suffix} file ({reason(error)})") from error
 
 

@@ -203,12 +203,12 @@ def test_formats_that_start_programs_are_never_opened(tmp_path, monkeypatch):
 
 def test_more_pixels_than_the_limit_are_refused_before_they_are_decoded(monkeypatch):
     monkeypatch.setattr("cxv_jax.data.images.MAX_PIXELS", 575)
-    png, jpeg = packed(RANDOM), packed(np.tile(RANDOM, (2, 2, 1))[:47], "JPEG")
+    png, jpeg = packed(RANDOM), packed(np.tile(RANDOM, (2, 2, 1))[:46], "JPEG")
     with pytest.raises(InputError, match="24 x 24 pixels, at most 575"):
         decode(png, 24)
-    assert decode(jpeg, 6).shape == (6, 6, 3)  # Of 2,256 pixels: reduced as it is read.
-    with pytest.raises(InputError, match="48 x 47 pixels, at most 575"):
-        decode(packed(np.tile(RANDOM, (2, 2, 1))[:47], "JPEG", progressive=True), 6)
+    assert decode(jpeg, 6).shape == (6, 6, 3)  # Of 2,208 pixels: reduced as it is read.
+    with pytest.raises(InputError, match="48 x 46 pixels, at most 575"):
+        decode(packed(np.tile(RANDOM, (2, 2, 1))[:46], "JPEG", progressive=True), 6)
 
 
 def test_pictures_of_phones_are_read_with_the_extra_heif(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import orbax.checkpoint as ocp
+import psutil
 from ml_collections import ConfigDict
 
 from experiments.configs import digits
@@ -74,11 +75,18 @@ class Victims:
         return self.wait(self.start(workdir, **fault))
 
     def run_until(self, workdir: Path, seconds: float) -> int | None:
-        """Train, but kill -9 after so many seconds; the exit code."""
+        """Train, but kill -9 after so many seconds of computing; the exit code."""
         pid = self.start(workdir)
-        time.sleep(seconds)
-        os.kill(pid, signal.SIGKILL)  # Nobody has waited for it: the number is still its own.
+        process = psutil.Process(pid)  # Nobody has waited for it: the number stays its own.
+        while process.status() != psutil.STATUS_ZOMBIE and _computed(process)[0] < seconds:
+            time.sleep(0.01)
+        os.kill(pid, signal.SIGKILL)
         return self.wait(pid)
+
+    @property
+    def seconds(self) -> float:
+        """What all trainings so far have computed; a busy machine makes it no longer."""
+        return _computed(psutil.Process(self._server.pid))[1]
 
     def start(self, workdir: Path, **fault: Any) -> int:
         """Begin to train; the process id."""
@@ -104,6 +112,12 @@ class Victims:
         self._server.stdin.write(json.dumps(request) + "\n")
         self._server.stdin.flush()
         return json.loads(self._server.stdout.readline())
+
+
+def _computed(process: psutil.Process) -> tuple[float, float]:
+    """Seconds of computing, of a process and of its children that have ended."""
+    times = process.cpu_times()
+    return times.user + times.system, times.children_user + times.children_system
 
 
 def outcome(workdir: Path) -> dict[str, Any]:

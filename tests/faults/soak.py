@@ -10,7 +10,6 @@ import json
 import random
 import shutil
 import sys
-import time
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -53,9 +52,9 @@ class Soak:
         """The run that all others are compared with, how many files it changes, how long it is."""
         code = self.victims.run(self.first, operation=1, act="tell")
         self.counts["operations"] = self.victims.said.count("operation\n")
-        began = time.monotonic()
+        began = self.victims.seconds
         self.victims.run(self.folder / "second")  # With everything compiled.
-        self.counts["milliseconds"] = int(1000 * (time.monotonic() - began))
+        self.counts["milliseconds"] = int(1000 * (self.victims.seconds - began))
         if code or differing(self.folder / "second", outcome(self.first)):
             raise SystemExit(f"two runs without faults differ: {self.victims.said}")
 
