@@ -86,7 +86,7 @@ def test_evaluate_repeats_what_training_measured(
         with Image.open(trained.workdir / name) as picture:
             picture.load()
     fitted = trained.summary.calibration
-    assert fitted.images == 144
+    assert fitted.images == 143
     assert found["ece"] == pytest.approx(fitted.ece)
     assert found["temperature"] == fitted.temperature
     assert found["calibrated_ece"] == pytest.approx(fitted.calibrated_ece)
