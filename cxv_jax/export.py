@@ -18,7 +18,7 @@ from cxv_jax.inference import Run
 from cxv_jax.version import __version__
 
 PLATFORMS = ("cpu", "cuda", "tpu")
-RESOLUTION_FREE: tuple[str, ...] = ()  # Any height and width: not yet.
+RESOLUTION_FREE = ("cltv", "cxv_base", "cxv_small", "cxv_nano")  # Any height and width.
 TOLERANCE = {"stablehlo": 1e-5, "onnx": 1e-4}  # Of a probability, against ``inference.predict``.
 Predict = Callable[[np.ndarray], np.ndarray]
 

@@ -130,8 +130,8 @@ def _torch(tasks: list[Task], rates: dict[str, Any]) -> Table:
 def _training(tasks: list[Task], rates: dict[str, Any]) -> Table:
     titles, rows = training(tasks)
     note = (
-        "Seconds of the epochs' steps, without evaluation, with the compilation at the beginning "
-        "of every piece; top-1 on validation, held out of train, but for the last column."
+        "Seconds of the epochs' steps, without evaluation, with the compilation at the start of "
+        "every piece; top-1 on validation, held out of train, but for the last column."
     )
     return Table(titles, rows, note)
 
