@@ -1,4 +1,4 @@
-# Needs only make and Python 3.11 to 3.13; nothing here needs root, a GPU or a prepared machine.
+# Needs only make and Python 3.11 or newer; nothing here needs root, a GPU or a prepared machine.
 PYTHON ?= python3
 BIN := .venv/bin
 CONFIG ?= experiments/configs/digits.py
@@ -21,8 +21,8 @@ lint: .venv/linters
 	.ci/lint
 
 .venv/installed: pyproject.toml requirements.txt
-	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' || \
-	  { echo "error: $(PYTHON) is not Python 3.11 to 3.13; try make PYTHON=python3.12 $(MAKECMDGOALS)" >&2; exit 2; }
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 15))' || \
+	  { echo "error: $(PYTHON) is not Python 3.11 to 3.14; try make PYTHON=python3.12 $(MAKECMDGOALS)" >&2; exit 2; }
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[test]'
 	@touch $@

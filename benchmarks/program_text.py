@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -81,7 +81,9 @@ def read(text: str) -> Found:
             body.append(line)
     times: Counter[str] = Counter()
     _count_calls("main", bodies, times)
-    products, transposes, calls = [], [], Counter[str]()
+    products: list[Product] = []
+    transposes: list[int] = []
+    calls: Counter[str] = Counter()
     for name, lines in bodies.items():
         for line in lines if times[name] else []:
             products += _products(line, times[name])
@@ -119,11 +121,12 @@ def notes(found: Found) -> list[str]:
     """The largest products outside tensor cores' tiles or types, and what else is called."""
     bad = [p for p in found.products if min(p.m, p.n, p.k) < TILE or p.inputs != "bf16"]
     total = sum(p.flops for p in found.products)
-    merged: Counter[str] = Counter()
+    merged: dict[str, float] = defaultdict(float)
     for p in bad:
         of = f"{p.kind} {p.inputs} to {p.output}, {p.batch} x ({p.m} x {p.k} times {p.k} x {p.n})"
         merged[of] += p.flops
-    lines = [f"{100 * v / total:.2f} % of FLOPs: {of}" for of, v in merged.most_common(8)]
+    largest = sorted(merged.items(), key=lambda item: -item[1])[:8]
+    lines = [f"{100 * v / total:.2f} % of FLOPs: {of}" for of, v in largest]
     return [*lines, f"calls: {', '.join(f'{k} {v}' for k, v in found.calls.items()) or 'none'}"]
 
 

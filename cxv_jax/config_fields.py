@@ -51,7 +51,7 @@ def comments() -> dict[str, str]:
 def attributes(model: str) -> dict[str, str]:
     """The meaning of every attribute of a model's class, as its docstring has it."""
     found: dict[str, str] = {}
-    for cls in reversed(models.MODELS[model].func.__mro__):
+    for cls in reversed(inspect.getmro(models.MODELS[model].func)):  # type: ignore[arg-type]
         _, _, section = inspect.cleandoc(vars(cls).get("__doc__") or "").partition("Attributes:\n")
         for name, text in re.findall(r"^  (\w+): (.*(?:\n    .*)*)", section, re.MULTILINE):
             plain = re.sub(r":\w+:`~?([^`]*)`", r"\1", text).replace("``", "")
@@ -76,7 +76,7 @@ def _keys(node: ast.expr, prefix: str) -> Iterator[tuple[str, int]]:
         for key, value in zip(node.keys, node.values, strict=True):
             if isinstance(key, ast.Constant):
                 yield prefix + str(key.value), key.lineno
-                yield from _keys(value, f"{prefix}{key.value}.")
+                yield from _keys(value, f"{prefix}{key.value!s}.")
 
 
 def _leaves(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

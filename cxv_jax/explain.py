@@ -25,7 +25,7 @@ class Explanation(NamedTuple):
 
     Attributes:
       classes: the most probable class of each image.
-      probabilities: of these classes.
+      probabilities: of these classes, calibrated as those of :func:`.inference.predict`.
       grad_cam: what speaks for the class, from 0 to 1 (its largest value) over the map.
       tokens: what each token of the last attention weighs, 1 being the mean; None without attention
         that :class:`cxv_jax.mixers.MultiHeadAttention` makes.
@@ -65,7 +65,7 @@ def explain(run: Run, images: UInt8[np.ndarray, "batch height width 3"]) -> Expl
     if getattr(model, "remat", "none") != "none":  # What is computed again keeps no record.
         model = model.clone(remat="none")
     logits, cam, kept = _explained(model, *run.scaling, run.variables, jnp.asarray(images))
-    probabilities = np.asarray(jax.nn.softmax(logits))
+    probabilities = np.asarray(jax.nn.softmax(logits / run.temperature))
     maps = _as_map(np.asarray(cam), sides)
     if not maps.any():
         raise InputError(

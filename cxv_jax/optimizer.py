@@ -144,7 +144,12 @@ def sam(
     def factory(learning_rate: Any) -> optax.GradientTransformation:
         uphill = optax.chain(optax.contrib.normalize(), optax.sgd(rho))
         downhill = optax.sgd(learning_rate, momentum=momentum, **options)
-        return optax.contrib.sam(downhill, uphill, opaque_mode=True)
+        both = optax.contrib.sam(downhill, uphill, opaque_mode=True)
+
+        def update(updates: Any, state: Any, params: Any, *, grad_fn: Any, **_: Any) -> Any:
+            return both.update(updates, state, params, grad_fn=grad_fn)  # It knows no other.
+
+        return optax.GradientTransformationExtraArgs(both.init, update)
 
     return injected(factory, learning_rate)
 

@@ -72,7 +72,8 @@ def of_mistakes(run: "Run", most: int) -> tuple[np.ndarray, list[str], str]:
         raise InputError("this run names no data (it was imported): name image files")
     dataset = load_dataset(run.config, run.splits, ["test"])
     if run.splits is None and run.meta.dataset.named:
-        stored.check(dataset, run.class_names, run.meta.dataset.digest)
+        now, digest = stored.Stored.of(dataset), run.meta.dataset.digest
+        stored.check(dataset.name, now, run.class_names, digest)
     split = dataset.split("test")
     found = explain.mistakes(run, split, most)
     images = np.asarray(split.images[np.array([x.row for x in found], int)])

@@ -113,6 +113,20 @@ def test_the_report_names_arms_and_its_rows_hold_both_figures(whole: Path) -> No
     assert "## Arms" in (whole.parent / "report.md").read_text()
 
 
+def test_summaries_alone_bring_the_report_back(whole: Path, tmp_path: Path) -> None:
+    for arm in ARMS:
+        (tmp_path / "runs" / f"ours-seed0-{arm}").mkdir(parents=True)
+        name = f"runs/ours-seed0-{arm}/summary.json"
+        (tmp_path / name).write_bytes((whole.parent / name).read_bytes())
+
+    def never(*_: Any) -> str | None:
+        raise AssertionError("a finished run was started again")
+
+    assert carry_out(tiny(), tmp_path, Launch(never, never), say=silent)
+    for name in ("report.md", "results.csv"):
+        assert (tmp_path / name).read_bytes() == (whole.parent / name).read_bytes()
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [

@@ -80,7 +80,8 @@ def test_evaluate_repeats_what_training_measured(
     row = ["3", str(three["count"]), str(three["hits"])]
     share = f"{100 * three['hits'] / three['count']:.2f}"
     lines = [line.split() for line in printed.splitlines()]
-    assert [share, "%"] in [line[-2:] for line in lines if line[:3] == row]
+    end = [share, "%", f"{three['auroc']:.4f}"]
+    assert end in [line[-3:] for line in lines if line[:3] == row]
     for name in ("confusion.png", "reliability.png"):
         with Image.open(trained.workdir / name) as picture:
             picture.load()

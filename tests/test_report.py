@@ -18,7 +18,14 @@ from cxv_jax import report as report_module
 from cxv_jax.final_table import final_table
 from cxv_jax.jsonable import read
 from cxv_jax.phase import Phase
-from cxv_jax.records import ClassRecord, EpochRecord, HandoffRecord, PhaseSummary, Summary
+from cxv_jax.records import (
+    CalibrationRecord,
+    ClassRecord,
+    EpochRecord,
+    HandoffRecord,
+    PhaseSummary,
+    Summary,
+)
 from cxv_jax.report import Report
 
 
@@ -396,7 +403,7 @@ def test_a_picture_that_fails_costs_no_record(
 
 def test_unbalanced_classes_are_told_with_intervals(tmp_path: Path) -> None:
     rows = [
-        ClassRecord("cat", 15, 15, 15 / 16, 1.0),
+        ClassRecord("cat", 15, 15, 15 / 16, 1.0, 0.98765),
         ClassRecord("dog", 3, 2, None, 2 / 3),
         ClassRecord("gnu", 0, 0, None, None),
     ]
@@ -413,13 +420,21 @@ def test_unbalanced_classes_are_told_with_intervals(tmp_path: Path) -> None:
         "     phase 1           9                 94.44 %      74 to 99 %            83.33 %"
         "     80.00 %",
         "",
-        "class  images  correct  precision    recall",
-        "cat        15       15    93.75 %  100.00 %",
-        "dog         3        2          -   66.67 %",
-        "gnu         0        0          -         -",
+        "class  images  correct  precision    recall   AUROC",
+        "cat        15       15    93.75 %  100.00 %  0.9877",
+        "dog         3        2          -   66.67 %       -",
+        "gnu         0        0          -         -       -",
     ]
     assert lines[9] == "left out of balanced accuracy and macro-F1, without an image: gnu"
     assert lines[-1] == "test top-1 94.44 % (18 images: 74 to 99 %)"
+    fitted = CalibrationRecord(0.0625, 9, 1.5, 40, 0.03, 0.2)
+    told = {
+        fitted: "6.25 %, 3.00 % at temperature 1.500 (fitted on 40 validation images; predict",
+        CalibrationRecord(0.0625, 9): "6.25 %; no temperature without a validation split",
+        CalibrationRecord(0.0625, 9, images=7): "no temperature: all 7 validation images are right",
+    }
+    for record, words in told.items():
+        assert words in "\n".join(final_table(summary(tmp_path, calibration=record)))
     six = summary(tmp_path, test_count=18, per_class=rows * 2)
     assert "test top-5" in final_table(six)[1]
 

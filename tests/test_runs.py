@@ -171,7 +171,7 @@ def test_imported_weights_are_no_run_to_resume(session: Session, tmp_path: Path)
     meta = Meta(config={}, dataset=DataRecord(("a", "b"), (8, 8, 3)))
     checkpointer.save(0, {"w": np.zeros(2)}, meta.to_json())
     checkpointer.close()
-    with pytest.raises(InputError, match="imported weights, which no training can go on from"):
+    with pytest.raises(InputError, match="imported weights: to train them name another workdir"):
         started(session, tmp_path)
 
 

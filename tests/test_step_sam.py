@@ -58,7 +58,7 @@ IMAGES = DRAW.integers(0, 256, (BATCH, 2, 2, 3), dtype=np.uint8)
 LABELS = DRAW.integers(0, CLASSES, BATCH)
 
 
-def sam(rate: float) -> Any:
+def sam(rate: Any) -> Any:
     return optimizer.phase({"sam": optimizer.by_name("sam", rate, {"rho": 0.2, "momentum": 0.5})})
 
 
@@ -90,6 +90,14 @@ def test_batch_statistics_are_those_of_the_weights_themselves() -> None:
     for got, want in zip(*map(jax.tree.leaves, (ours.batch_stats, plain.batch_stats)), strict=True):
         np.testing.assert_array_equal(got, want)
     assert optimizer.learning_rates(ours.opt_state) == {"sam": np.float32(0.3)}
+
+
+def test_a_schedule_reaches_both_gradients() -> None:
+    falling = optimizer.schedule("linear", 0.6, total_steps=2)
+    ends = [run(sam(rate), 1).params for rate in (0.6, falling)]
+    jax.tree.map(np.testing.assert_array_equal, *ends)
+    later = [run(sam(rate), 3).params["Dense_0"]["kernel"] for rate in (0.6, falling)]
+    assert np.abs(later[0] - later[1]).max() > 1e-3
 
 
 @pytest.mark.parametrize(

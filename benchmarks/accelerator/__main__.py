@@ -56,7 +56,9 @@ def main(argv: list[str]) -> int:
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     # What was compiled in one piece is not compiled again in the next.
     os.environ["JAX_COMPILATION_CACHE_DIR"] = str(output.absolute() / "cache")
-    todo = tasks.rehearsal(output) if _REHEARSE.value else tasks.all_of(_DATA_DIR.value, output)
+    todo = (
+        tasks.rehearsal(output) if _REHEARSE.value else tasks.all_of(_DATA_DIR.value or "", output)
+    )
     with Interrupt() as interrupt:
         lock = children.hold(output / ".lock", lambda: _leave(interrupt.signal), _say)
 

@@ -27,6 +27,7 @@ def main(argv: list[str]) -> None:
         command.fail("expected --result=FILE and nothing besides flags")
     import jax
 
+    from benchmarks.accelerator.results import compare
     from cxv_jax.files import write_text
 
     device, cpu = jax.devices()[0], jax.devices("cpu")[0]
@@ -37,19 +38,6 @@ def main(argv: list[str]) -> None:
             rows.append({"model": name, "precision": precision})
             rows[-1] |= compare(steps(name, device, _STEPS.value, precision), want)
     write_text(Path(_RESULT.value), json.dumps(rows, indent=1) + "\n")
-
-
-def compare(got: tuple[Any, Any], want: tuple[Any, Any]) -> dict[str, Any]:
-    """Relative differences: of the gradients the largest over tensors, of each step's loss.
-
-    A tensor's is relative to its largest entry; one whose entries are all below a thousandth of the
-    largest of all (zero in exact arithmetic, perhaps) is relative to that thousandth.
-    """
-    least = 1e-3 * max(float(np.abs(w).max()) for w in want[0])
-    pairs = zip(got[0], want[0], strict=True)
-    gradients = [float(np.abs(g - w).max() / max(np.abs(w).max(), least)) for g, w in pairs]
-    losses = [abs(g - w) / abs(w) for g, w in zip(got[1], want[1], strict=True)]
-    return {"gradients": max(gradients), "losses": losses}
 
 
 def steps(name: str, device: Any, count: int, precision: str) -> tuple[list[Any], list[float]]:
@@ -88,7 +76,9 @@ def steps(name: str, device: Any, count: int, precision: str) -> tuple[list[Any]
             updates, slots = tx.update(grads, slots, params)
             return optax.apply_updates(params, updates), {**rest, **new}, slots, loss, grads
 
-        params, slots, losses, first = variables["params"], tx.init(variables["params"]), [], []
+        params, slots = variables["params"], tx.init(variables["params"])
+        losses: list[float] = []
+        first: list[Any] = []
         for number in range(count):
             params, rest, slots, loss, grads = step(params, rest, slots, np.int32(number))
             losses.append(float(loss))

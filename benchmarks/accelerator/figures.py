@@ -1,13 +1,13 @@
 """The pictures of the campaign, one a stage; each returns whether there was anything to draw."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from benchmarks import pictures
+from benchmarks.accelerator.results import TARGET, epochs
 from benchmarks.accelerator.tasks import Task
-from benchmarks.accelerator.trainings import TARGET, epochs
 from cxv_jax import plots
 
 DTYPES = ("float32", "bfloat16")
@@ -68,7 +68,11 @@ def _training(tasks: list[Task], path: Path) -> bool:
 
 
 def _lines(
-    drawn: dict[str, tuple[list[float], list[float]]], path: Path, x: str, y: str, **how: Any
+    drawn: Mapping[str, tuple[Sequence[float], Sequence[float]]],
+    path: Path,
+    x: str,
+    y: str,
+    **how: Any,
 ) -> bool:
     if not drawn:
         return False

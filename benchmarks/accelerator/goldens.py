@@ -7,9 +7,7 @@ A child of the campaign: python -m benchmarks.accelerator.goldens --tests=PATH::
 import importlib.util
 import os
 import sys
-import xml.etree.ElementTree as ElementTree
 from pathlib import Path
-from typing import Any
 
 from absl import flags
 
@@ -40,20 +38,12 @@ def main(argv: list[str]) -> None:
         os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
     import pytest
 
+    from benchmarks.accelerator.results import outcomes
+
     pytest.main(["-q", "-W", "ignore", f"--junitxml={_RESULT.value}", _TESTS.value])
     if not outcomes(Path(_RESULT.value)):
         Path(_RESULT.value).unlink(missing_ok=True)
         command.fail("pytest found no test")
-
-
-def outcomes(path: Path) -> dict[str, str]:
-    """Test to ``passed``, ``skipped`` or the first line of its failure, from JUnit's XML."""
-    found: dict[str, str] = {}
-    for case in ElementTree.parse(path).iter("testcase") if path.exists() else []:
-        bad: Any = next((x for x in case if x.tag in ("failure", "error", "skipped")), None)
-        line = "" if bad is None else " ".join(bad.get("message", "").split())[:150]
-        found[case.get("name", "")] = line or ("passed" if bad is None else bad.tag)
-    return found
 
 
 if __name__ == "__main__":

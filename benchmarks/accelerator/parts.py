@@ -30,7 +30,7 @@ def pack(run: Path, into: Path, largest: int = LARGEST) -> None:
     whole = new / "whole"
     with tarfile.open(whole, "w") as archive:
         archive.add(run, run.name, filter=lambda x: None if x.name.endswith(".lock") else x)
-    digests = {}
+    digests: dict[str, str] = {}
     with whole.open("rb") as file:
         while piece := file.read(largest):
             name = f"{len(digests):03}"

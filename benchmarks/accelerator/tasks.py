@@ -43,7 +43,7 @@ class Task(NamedTuple):
 def all_of(data_dir: str, output: Path) -> list[Task]:
     """The tasks at the sizes that count."""
     rest = [name for name in models.MODELS if name not in FIRST]
-    systems = [{"name": name} for name in (*FIRST, *rest)]
+    systems: list[dict[str, object]] = [{"name": name} for name in (*FIRST, *rest)]
     bf16 = "--config.model.dtype=bfloat16"
     data = f"--config.data.data_dir={data_dir}"
     return [
@@ -63,9 +63,16 @@ def all_of(data_dir: str, output: Path) -> list[Task]:
 
 def rehearsal(output: Path) -> list[Task]:
     """The same kinds of tasks at toy size, for a CPU."""
-    toy = {"name": "cltv", "embed_dim": 8, "depth": 1, "num_heads": 1, "head_dim": 4}
+    toy: dict[str, object] = {
+        "name": "cltv",
+        "embed_dim": 8,
+        "depth": 1,
+        "num_heads": 1,
+        "head_dim": 4,
+    }
     tiny = ["--config=digits:cltv", "--config.phase1.epochs=2", "--config.phase2.epochs=1"]
     tiny += ["--config.phase1.schedule=constant", "--config.data.subset_per_class=20"]
+    tiny += ["--config.batch_size=16", "--config.phase1.learning_rate=0.01"]
     tiny += [f"--config.model.{k}={v}" for k, v in toy.items() if k != "name"]
     return [
         _golden("goldens_cxv", output),

@@ -28,7 +28,7 @@ def nystrom_attention(
 
     ``A1 = softmax(q kl^T)``, ``A2 = softmax(ql kl^T)``, ``A3 = softmax(ql k^T)`` with
     ``q <- head_dim^(-1/2) q``; landmarks ``ql``, ``kl`` are means over ``num_landmarks`` runs of
-    consecutive tokens. With one token a landmark this is softmax attention, up to the pseudo-inverse.
+    consecutive tokens. With one token a landmark: softmax attention, up to the pseudo-inverse.
 
     Source: Xiong et al. 2021 (arXiv 2102.03902), eq. 13, and CNV's code. Differences: the product
     is taken from the right, which is cheaper; the pseudo-inverse starts from each example's own

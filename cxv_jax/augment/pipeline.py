@@ -50,10 +50,12 @@ def make(
 
     Raises:
       InputError: for a value out of range or an unknown policy.
-    >>> augment = make(flip=True, crop_padding=4, policy="trivial", cutmix_alpha=1.0)
-    >>> images, targets = jax.numpy.zeros((8, 32, 32, 3), "uint8"), jax.numpy.eye(8)
-    >>> [x.dtype.name for x in jax.jit(augment)(jax.random.key(0), images, targets)]
-    ['float32', 'float32']
+
+    Example:
+      >>> augment = make(flip=True, crop_padding=4, policy="trivial", cutmix_alpha=1.0)
+      >>> images, targets = jax.numpy.zeros((8, 32, 32, 3), "uint8"), jax.numpy.eye(8)
+      >>> [x.dtype.name for x in jax.jit(augment)(jax.random.key(0), images, targets)]
+      ['float32', 'float32']
     """
     if policy not in POLICIES:
         raise InputError(f"augment: unknown policy {policy!r}{nearest(str(policy), POLICIES)}")

@@ -26,7 +26,11 @@ PICTURES_NOTE = "CXV, published or as a pyramid, is orange."
 
 def write_page(folder: Path, config: ConfigDict, rows: Rows, command: str) -> None:
     """Write everything anew; a picture for which there is nothing to show is removed."""
-    drawn = arms.draw(folder, config, rows) if config.get("arms") else pictures.draw(folder, rows)
+    alone = (
+        len(config.systems) == 1 and config.data.splits == "folds"
+    )  # Nothing to draw it against.
+    shown = [] if alone else rows
+    drawn = arms.draw(folder, config, rows) if config.get("arms") else pictures.draw(folder, shown)
     write_text(folder / "results.csv", to_csv(rows))
     crossed = folds.section(config, rows, folder)
     write_text(folder / "report.md", markdown(config, rows, command, drawn, crossed))

@@ -47,7 +47,8 @@ def launch(task: Task, log: Path, stop: Callable[[], bool]) -> str | None:
         "costs": {**COSTS, "dtype": task.name.rpartition("_")[2]},
     }
     if task.stage == "training":
-        return train_here(task.arguments)
+        train_here(task.arguments)
+        return None
     task.result.parent.mkdir(parents=True, exist_ok=True)
     xml = task.result.suffix == ".xml"
     task.result.write_text(GOLDENS if xml else json.dumps(made[task.stage]))

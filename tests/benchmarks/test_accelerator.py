@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks.accelerator import parts, tasks
+from benchmarks.accelerator import parts, results, tasks
 from benchmarks.accelerator.campaign import Campaign
 from benchmarks.accelerator.tasks import Task
 from cxv_jax import train
@@ -142,6 +142,13 @@ def test_without_torch_the_comparison_is_skipped_in_words(
     now.carry_out(1e6, now._clock())
     assert not now.left
     assert f"- torch_cltv_float32 skipped: {words}" in (tmp_path / "report.md").read_text()
+
+
+def test_differences_are_relative_and_noise_is_no_difference() -> None:
+    want = [np.array([1.0, -2.0]), np.array([1e-9])]  # The second zero in exact arithmetic.
+    got = [np.array([1.0, -2.2]), np.array([3e-9])]
+    found = results.compare((got, [2.2]), (want, [2.0]))
+    assert found == {"gradients": pytest.approx(0.1), "losses": pytest.approx([0.1])}
 
 
 def test_parts_are_small_and_a_damaged_one_is_named(tmp_path: Path) -> None:

@@ -1,5 +1,7 @@
 """What is read off a program's text, and that the train step asks a GPU for nothing bad."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,7 +12,7 @@ from benchmarks.program_text import Product
 
 TINY = {"embed_dim": 16, "depth": 1, "num_heads": 2, "head_dim": 8}
 PYRAMID = {"stem_dims": (4,), "stem_strides": (1,), "embed_dims": (8,), "strides": (2,)}
-SYSTEMS = {
+SYSTEMS: dict[str, dict[str, Any]] = {
     **{name: {"name": name, **TINY} for name in ("cpv", "cnv", "cltv")},
     "cxv_base": {"name": "cxv_base", **PYRAMID, "depths": (1,), "num_heads": (1,)},
 }

@@ -1,13 +1,39 @@
-"""How far the trainings are, from their own files."""
+"""What the children have left: how tests went, how gradients differ, how far trainings are."""
 
 import json
+import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from benchmarks.accelerator.tasks import Task
 from cxv_jax.journal import Journal
 
 TARGET = 0.9446  # Top-1 that arXiv 2201.10271 states for CPV.
+
+
+def outcomes(path: Path) -> dict[str, str]:
+    """Test to ``passed``, ``skipped`` or the first line of its failure, from JUnit's XML."""
+    found: dict[str, str] = {}
+    for case in ElementTree.parse(path).iter("testcase") if path.exists() else []:
+        bad: Any = next((x for x in case if x.tag in ("failure", "error", "skipped")), None)
+        line = "" if bad is None else " ".join(bad.get("message", "").split())[:150]
+        found[case.get("name", "")] = line or ("passed" if bad is None else bad.tag)
+    return found
+
+
+def compare(got: tuple[Any, Any], want: tuple[Any, Any]) -> dict[str, Any]:
+    """Relative differences: of the gradients the largest over tensors, of each step's loss.
+
+    A tensor's is relative to its largest entry; one whose entries are all below a thousandth of the
+    largest of all (zero in exact arithmetic, perhaps) is relative to that thousandth.
+    """
+    least = 1e-3 * max(float(np.abs(w).max()) for w in want[0])
+    pairs = zip(got[0], want[0], strict=True)
+    gradients = [float(np.abs(g - w).max() / max(np.abs(w).max(), least)) for g, w in pairs]
+    losses = [abs(g - w) / abs(w) for g, w in zip(got[1], want[1], strict=True)]
+    return {"gradients": max(gradients), "losses": losses}
 
 
 def epochs(task: Task) -> list[dict[str, Any]]:
