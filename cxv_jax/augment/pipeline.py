@@ -57,15 +57,14 @@ def make(
       >>> [x.dtype.name for x in jax.jit(augment)(jax.random.key(0), images, targets)]
       ['float32', 'float32']
     """
-    if policy not in POLICIES:
-        raise InputError(f"augment: unknown policy {policy!r}{nearest(str(policy), POLICIES)}")
+    _check_policy(policy)
     _check_range("crop_padding", crop_padding, 0, whole=True)
     _check_range("random_resized_crop", random_resized_crop, 0, 1)
     _check_range("rand_layers", rand_layers, 1, whole=True)
     _check_range("rand_magnitude", rand_magnitude, 0, policies.MAGNITUDE_BINS - 1, whole=True)
     _check_range("erase_probability", erase_probability, 0, 1)
-    _check_range("mixup_alpha", mixup_alpha, 0)
-    _check_range("cutmix_alpha", cutmix_alpha, 0)
+    for name, alpha in (("mixup_alpha", mixup_alpha), ("cutmix_alpha", cutmix_alpha)):
+        _check_range(name, alpha, 0)
     stages: list[Stage] = []
     if random_resized_crop:
         stages.append(partial(boxes.random_resized_crop, scale=(random_resized_crop, 1.0)))
@@ -79,6 +78,11 @@ def make(
     if erase_probability:
         stages.append(partial(boxes.random_erasing, probability=erase_probability))
     return partial(_run, tuple(stages), mixup_alpha, cutmix_alpha)
+
+
+def _check_policy(policy: str) -> None:
+    if policy not in POLICIES:
+        raise InputError(f"augment: unknown policy {policy!r}{nearest(str(policy), POLICIES)}")
 
 
 def _run(
