@@ -45,8 +45,8 @@ def make(
       cutmix_alpha: α of CutMix; 0 is off. With both on, either with probability 1/2 per batch.
 
     Returns:
-      A pure function of a key, uint8 images [batch, height, width, channels] and float targets
-      [batch, classes]. It returns levels in 0..255, float32 if it mixes, else uint8.
+      A pure function of a key, uint8 images ``[batch, height, width, channels]`` and targets
+      ``[batch, classes]``. It returns levels in 0..255, float32 if it mixes, else uint8.
 
     Raises:
       InputError: for a value out of range or an unknown policy.
@@ -58,13 +58,12 @@ def make(
       ['float32', 'float32']
     """
     _check_policy(policy)
+    _check_mixing(mixup_alpha=mixup_alpha, cutmix_alpha=cutmix_alpha)
     _check_range("crop_padding", crop_padding, 0, whole=True)
     _check_range("random_resized_crop", random_resized_crop, 0, 1)
     _check_range("rand_layers", rand_layers, 1, whole=True)
     _check_range("rand_magnitude", rand_magnitude, 0, policies.MAGNITUDE_BINS - 1, whole=True)
     _check_range("erase_probability", erase_probability, 0, 1)
-    for name, alpha in (("mixup_alpha", mixup_alpha), ("cutmix_alpha", cutmix_alpha)):
-        _check_range(name, alpha, 0)
     stages: list[Stage] = []
     if random_resized_crop:
         stages.append(partial(boxes.random_resized_crop, scale=(random_resized_crop, 1.0)))
@@ -83,6 +82,11 @@ def make(
 def _check_policy(policy: str) -> None:
     if policy not in POLICIES:
         raise InputError(f"augment: unknown policy {policy!r}{nearest(str(policy), POLICIES)}")
+
+
+def _check_mixing(**alphas: float) -> None:
+    for name, alpha in alphas.items():
+        _check_range(name, alpha, 0)
 
 
 def _run(
