@@ -193,7 +193,11 @@ class Checkpointer:
         items = ocp.args.Composite(
             state=ocp.args.PyTreeRestore(target, restore_args=arguments, partial_restore=not whole)
         )
-        restored = self._orbax.restore(self._directory / str(step), args=items).state
+        folder = self._directory / str(step)
+        try:
+            restored = self._orbax.restore(folder, args=items).state
+        except ValueError as error:  # Sealed anew with arrays of another size.
+            self._refuse(step, f"{folder} holds other arrays than its record says ({error})"[:300])
         leaves = {path: restored[path] if x.size else _empty(x) for path, x in wanted.items()}
         self._check_match(step, _describe(leaves), _describe(wanted))
         return jax.tree.unflatten(jax.tree.structure(template), leaves.values())

@@ -22,6 +22,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from cxv_jax.checkpoint import CHECKSUMS, META, Checkpointer
 from cxv_jax.errors import InputError
+from cxv_jax.step_folder import seal
 
 
 @struct.dataclass
@@ -224,6 +225,27 @@ def test_damage_to_any_file_is_refused_by_name_and_left_alone(checkpointer, tmp_
         shutil.rmtree(step)
         shutil.copytree(whole, step)
     assert_same_bits(checkpointer.restore(2, make_state(seed=3)), make_state())
+
+
+def test_shapes_that_were_made_up_are_refused(checkpointer):
+    """In the record, and in the arrays' own files: sealed anew, nothing else tells them."""
+    for step, size in [(1, 13), (2, 20)]:
+        checkpointer.save(step, {"w": jnp.zeros(size)}, {})
+    first, second = (folder(checkpointer) / str(step) for step in (1, 2))
+    checkpointer.wait()
+    (second / META).write_text((first / META).read_text())
+    reseal(second)
+    with pytest.raises(InputError, match=r"2 holds other arrays than its record says.*delete"):
+        checkpointer.restore(2, {"w": jnp.zeros(13)})
+    (first / META).write_text((first / META).read_text().replace("[13]", "[1000000000000]"))
+    reseal(first)
+    with pytest.raises(InputError, match=r"saved float32\[1000000000000\], expected"):
+        checkpointer.restore(1, {"w": jnp.zeros(13)})
+
+
+def reseal(step: Path) -> None:
+    (step / CHECKSUMS).unlink()
+    seal(step)
 
 
 def test_an_extra_file_is_refused_and_damage_survives_the_next_saves(checkpointer):
