@@ -66,4 +66,5 @@ def linformer_attention(
 
 
 def _mix(x: Array, projection: Array) -> Array:
-    return product("...nd,nk->...kd", x, projection.astype(x.dtype))
+    # This way round: XLA for CPUs has no bfloat16 product of the other.
+    return product("nk,...nd->...kd", projection.astype(x.dtype), x)

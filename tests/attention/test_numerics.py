@@ -44,7 +44,7 @@ def qkv(length: int = LENGTH, batch: int = 2, dtype: Any = jnp.float32) -> list[
 
 
 @pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16])
-@pytest.mark.parametrize("attend", FUNCTIONS[:-1])  # Linformer's mixture is of fixed size.
+@pytest.mark.parametrize("attend", FUNCTIONS)
 def test_narrow_types_are_within_a_percent_at_16384_tokens(attend: Callable, dtype: Any) -> None:
     x = qkv(16_384, 1, dtype)
     got, want = attend(*x), attend(*(a.astype(jnp.float32) for a in x))
