@@ -133,6 +133,7 @@ def train_here(request: dict[str, Any]) -> None:
     for stream in (1, 2):
         os.dup2(descriptor, stream)
     sys.stdin.close()
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # Under nohup it would be ignored.
     sys.argv = ["train", f"--from={request['config']}", f"--workdir={workdir}", "--quiet"]
     flags.FLAGS.unparse_flags()
     plant(request.get("fault", {}), workdir)
