@@ -12,7 +12,6 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-import torch
 from ml_collections import ConfigDict
 from safetensors.numpy import save_file
 
@@ -181,6 +180,7 @@ def test_position_embeddings_are_resized_as_pytorch_does(front: int) -> None:
     had = np.random.default_rng(0).normal(size=(1, front + 9, 5)).astype(np.float32)
     got = warm_start._resized("params/pos_embedding", had, (1, front + 25, 5))
     assert got is not None
+    torch = pytest.importorskip("torch")
     grid = torch.tensor(had[:, front:]).reshape(1, 3, 3, 5).permute(0, 3, 1, 2)
     grid = torch.nn.functional.interpolate(grid, (5, 5), mode="bilinear", align_corners=False)
     np.testing.assert_allclose(
