@@ -9,6 +9,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from flax.traverse_util import flatten_dict
+
 from cxv_jax import config as fields
 from cxv_jax import models
 
@@ -22,7 +24,7 @@ def described(config: Mapping[str, Any]) -> list[tuple[str, Any, str]]:
     }
     return [
         (name, value, meanings.get(name) or meanings.get(name.rpartition(".")[0], ""))
-        for name, value in _leaves(config)
+        for name, value in flatten_dict(dict(config), sep=".").items()
     ]
 
 
@@ -77,11 +79,3 @@ def _keys(node: ast.expr, prefix: str) -> Iterator[tuple[str, int]]:
             if isinstance(key, ast.Constant):
                 yield prefix + str(key.value), key.lineno
                 yield from _keys(value, f"{prefix}{key.value!s}.")
-
-
-def _leaves(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in config.items():
-        if isinstance(value, Mapping):
-            yield from _leaves(value, f"{prefix}{key}.")
-        else:
-            yield prefix + key, value

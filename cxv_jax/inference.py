@@ -19,11 +19,12 @@ from cxv_jax.checkpoint import Checkpointer
 from cxv_jax.config import averages, completed
 from cxv_jax.data.images import Size, decode, why
 from cxv_jax.data.loader import make_loader
-from cxv_jax.data.splits import Split
-from cxv_jax.data.stored import Stored
+from cxv_jax.data.splits import Dataset, Split
+from cxv_jax.data.stored import Stored, check
 from cxv_jax.errors import InputError
 from cxv_jax.evaluation import Evaluation, Evaluator
 from cxv_jax.jsonable import read
+from cxv_jax.parts import load_dataset
 from cxv_jax.phase import Phase
 from cxv_jax.records import Meta, Summary
 from cxv_jax.run_files import SUMMARY, read_json, read_stored
@@ -94,6 +95,26 @@ def load_run(workdir: Path | str) -> Run:
     variables = jax.device_put(variables, sharding.replicated(sharding.create_mesh()))
     temperature = _temperature(Path(workdir) / SUMMARY, number)
     return Run(model, variables, config, meta, number, read_stored(Path(workdir)), temperature)
+
+
+def own_dataset(run: Run, config: ConfigDict, split: str) -> Dataset:
+    """The data that a run was trained on, with its splits as they were.
+
+    Args:
+      run: from :func:`load_run`.
+      config: of the run; the place of the data may be another one.
+      split: the one that is needed.
+
+    Raises:
+      InputError: the data or ``data.json`` have changed.
+    """
+    digest = run.meta.dataset.digest
+    if run.splits is not None and digest not in ("", run.splits.digest):
+        raise InputError("data.json has other splits than the run's checkpoint; put it back")
+    dataset = load_dataset(config, run.splits, [split])
+    if run.splits is None and run.meta.dataset.named:
+        check(dataset.name, Stored.of(dataset), run.class_names, digest)
+    return dataset
 
 
 def evaluate(run: Run, split: Split, *, flip: bool = False) -> Evaluation:

@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
+from flax.traverse_util import flatten_dict
+
 from cxv_jax.errors import InputError, nearest, reason
 
 Scalars = Mapping[str, float]
@@ -90,15 +92,6 @@ def check(name: str) -> None:
         raise InputError(f"config.track={name} needs its package: pip install {name}")
 
 
-def settings(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Fields of a nested config by their path, ``phase1.learning_rate``."""
-    found: dict[str, Any] = {}
-    for name, value in config.items():
-        path = f"{prefix}{name}"
-        found |= settings(value, f"{path}.") if isinstance(value, Mapping) else {path: value}
-    return found
-
-
 class _Wandb:
     def __init__(self, wandb: Any, workdir: Path, config: Mapping[str, Any]):
         place = hashlib.sha256(str(workdir.resolve()).encode()).hexdigest()[:16]
@@ -125,7 +118,8 @@ class _Mlflow:
     def __init__(self, mlflow: Any, workdir: Path, config: Mapping[str, Any]):
         self._mlflow = mlflow
         mlflow.start_run(run_name=workdir.name)
-        mlflow.log_params({name: str(value)[:500] for name, value in settings(config).items()})
+        fields = flatten_dict(dict(config), sep=".")
+        mlflow.log_params({name: str(value)[:500] for name, value in fields.items()})
 
     def log(self, scalars: Scalars, step: int) -> None:
         self._mlflow.log_metrics(dict(scalars), step=step)

@@ -316,7 +316,10 @@ def final_test(run: Run, report: Report) -> Summary:
     tested = test.records(run.session.dataset.class_names) if test else {}
     if test:
         tested["calibration"] = calibrate(run, state, test)
-    last = run.session.evaluate(run.state.variables(), "test").top1
+    if test and best.epoch == progress.epoch:  # The best weights are the last ones.
+        last = test.top1
+    else:
+        last = run.session.evaluate(run.state.variables(), "test").top1
     summary = run.summary(phases, last_test_top1=last, **tested)
     run.checkpointer.close()
     report.finish(summary)

@@ -74,7 +74,8 @@ def open_dataset(run: "Run", source: str, data_dir: str, split: str) -> "Dataset
 
     Of an outside folder or file all images count.
     """
-    from cxv_jax.data import sources, stored
+    from cxv_jax import inference
+    from cxv_jax.data import sources
     from cxv_jax.errors import InputError
     from cxv_jax.parts import load_dataset
 
@@ -93,13 +94,7 @@ def open_dataset(run: "Run", source: str, data_dir: str, split: str) -> "Dataset
             white=run.meta.dataset.white,
         )
     elif source in ("", own) or source.partition(":")[0] in sources.OUTSIDE:
-        digest = run.meta.dataset.digest
-        if run.splits is not None and digest not in ("", run.splits.digest):
-            raise InputError("data.json has other splits than the run's checkpoint; put it back")
-        dataset = load_dataset(config, run.splits, [split])
-        if run.splits is None and run.meta.dataset.named:
-            now = stored.Stored.of(dataset)
-            stored.check(dataset.name, now, run.class_names, digest)
+        dataset = inference.own_dataset(run, config, split)
     else:
         dataset = load_dataset(config)
     if dataset.num_classes != len(run.class_names):

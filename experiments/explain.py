@@ -63,18 +63,12 @@ def of_files(run: "Run", names: list[str]) -> tuple[np.ndarray, list[str], str]:
 
 def of_mistakes(run: "Run", most: int) -> tuple[np.ndarray, list[str], str]:
     """The same of the most confident mistakes on the run's test split."""
-    from cxv_jax import explain
-    from cxv_jax.data import stored
+    from cxv_jax import explain, inference
     from cxv_jax.errors import InputError
-    from cxv_jax.parts import load_dataset
 
     if not run.config.data.source:
         raise InputError("this run names no data (it was imported): name image files")
-    dataset = load_dataset(run.config, run.splits, ["test"])
-    if run.splits is None and run.meta.dataset.named:
-        now, digest = stored.Stored.of(dataset), run.meta.dataset.digest
-        stored.check(dataset.name, now, run.class_names, digest)
-    split = dataset.split("test")
+    split = inference.own_dataset(run, run.config, "test").split("test")
     found = explain.mistakes(run, split, most)
     images = np.asarray(split.images[np.array([x.row for x in found], int)])
     return images, [run.class_names[x.true] for x in found], "mistakes.png"

@@ -64,7 +64,7 @@ ALLOWED: dict[str, set[str]] = {
     "run_files": {"config", "data", "errors"},
     "inference": {
         *("augment", "checkpoint", "config", "data", "errors", "evaluation", "jsonable"),
-        *("models", "phase", "records", "run_files", "sharding", "state"),
+        *("models", "parts", "phase", "records", "run_files", "sharding", "state"),
     },
     "explain": {"augment", "data", "errors", "inference"},
     "warm_start": {"errors", "inference", "models", "phase", "session", "torch_import"},

@@ -29,7 +29,5 @@ def token_weights(
       ``[..., kv_length, heads]``, float32; sums to 1 over the tokens where the rows of ``A`` do.
     """
     out, back = jax.vjp(lambda value: attend(query, key, value), jnp.zeros_like(key))
-    mean = (
-        jnp.zeros_like(out).at[..., 0].set(1 / out.shape[-3])
-    )  # Of one channel, over the queries.
+    mean = jnp.zeros_like(out).at[..., 0].set(1 / out.shape[-3])  # Over queries, in one channel.
     return back(mean)[0][..., 0].astype(jnp.float32)

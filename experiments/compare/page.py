@@ -2,8 +2,8 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
+from flax.traverse_util import flatten_dict
 from ml_collections import ConfigDict
 
 from cxv_jax.files import write_text
@@ -99,17 +99,9 @@ def _own_ways(config: ConfigDict) -> list[str]:
     """What single systems do in their own way."""
     ways = []
     for system, own in config.training.to_dict().items():
-        ways.append(f"{system} {', '.join(_fields(own))}")
+        fields = [f"{name} {value}" for name, value in flatten_dict(own, sep=".").items()]
+        ways.append(f"{system} {', '.join(fields)}")
     return [f"- Of a system's own: {'; '.join(ways)}."] if ways else []
-
-
-def _fields(tree: dict[str, Any], above: str = "") -> list[str]:
-    """``NAME.NAME VALUE`` for every leaf."""
-    lines = []
-    for name, value in tree.items():
-        deeper = isinstance(value, dict)
-        lines += _fields(value, f"{above}{name}.") if deeper else [f"{above}{name} {value}"]
-    return lines
 
 
 def _budget(config: ConfigDict) -> str:

@@ -13,7 +13,7 @@ Hardware, time, accuracy: docs/results/ablation, which is begun: one seed, some 
 
 from ml_collections import ConfigDict
 
-from experiments.configs import cifar10
+from experiments.configs import cifar10, compare_limited
 from experiments.configs.comparison import Systems, compare
 
 FULL_STEM = {"stem_strides": (1, 1), "strides": (2, 2)}
@@ -42,10 +42,9 @@ CHANGES: Systems = {
     },
     "full_stem_batch_50": FULL_STEM,
 }
-RESNET = {"name": "resnet18", "widths": (22, 44, 86), "depths": (1, 1, 1)}
 SYSTEMS: Systems = {
     **{label: {"name": "cxv_nano", **change} for label, change in CHANGES.items()},
-    **dict.fromkeys(("resnet", "resnet_batch_50"), RESNET),
+    **dict.fromkeys(("resnet", "resnet_batch_50"), compare_limited.SYSTEMS["resnet"]),
 }
 
 

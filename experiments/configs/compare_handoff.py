@@ -24,7 +24,7 @@ from ml_collections import ConfigDict
 
 from cxv_jax.config import phase
 from cxv_jax.errors import InputError, nearest
-from experiments.configs import cifar10, digits
+from experiments.configs import cifar10, compare_limited, digits
 from experiments.configs.comparison import Systems, compare
 from experiments.configs.handoff_rates import RATES
 
@@ -54,11 +54,11 @@ STAGES = {"tune": "ABSM", "tune2": "CDEF"}  # Which arms have trials.
 FAMILY = {"digits": {"convmixer": "resnet", "cxv_nano": "resnet", "cltv": "vit"}}
 LIKE = {"G": "A", "C0": "C", "E0": "E"}  # Arms with the rate of another.
 SYSTEMS: Systems = {
-    "resnet": {"name": "resnet18", "widths": (22, 44, 86), "depths": (1, 1, 1)},
-    "convmixer": {"name": "convmixer", "embed_dim": 116, "patch_size": 4},
+    "resnet": compare_limited.SYSTEMS["resnet"],
+    "convmixer": compare_limited.SYSTEMS["convmixer"],
     "vit": {"name": "vit", "embed_dim": 60, "depth": 4, "num_heads": 4, "head_dim": 15},
-    "cltv": {"name": "cltv", "embed_stride": 2, "depth": 3, "embed_dim": 36, "head_dim": 6},
-    "cxv_nano": {"name": "cxv_nano"},
+    "cltv": compare_limited.SYSTEMS["cltv"],
+    "cxv_nano": compare_limited.SYSTEMS["cxv_nano"],
 }
 OWN: Systems = {"vit": {"mlp_dim": 136, "patch_size": 4, "dropout": 0.0}, "cltv": {"dropout": 0.0}}
 # Images of 8x8 pixels.
