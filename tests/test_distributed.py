@@ -135,8 +135,9 @@ def test_two_processes_train_what_one_does_and_one_writes(tmp_path: Path, alone:
     assert_same_figures(tmp_path / "run", alone)
     assert "in 2 processes" in said
     assert said.splitlines()[-1].startswith("test top-1")
-    said_by_second = [line for line in nothing.splitlines() if "[Gloo]" not in line]
-    assert said_by_second == []
+    # Gloo's threads write lines of their own there, at times within each other's.
+    ours = [line for line in said.splitlines() if "Gloo" not in line and "peer ranks" not in line]
+    assert ours and not [line for line in ours if line and line in nothing]
     assert sorted(path.name for path in (tmp_path / "run").iterdir()) == sorted(
         path.name for path in alone.iterdir()
     )
