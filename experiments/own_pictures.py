@@ -3,11 +3,10 @@
 import contextlib
 import functools
 import io
-import logging
 import math
 import re
 from argparse import ArgumentParser
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -87,12 +86,12 @@ def look(data: str, recipe: str = "") -> Look:
     Raises:
       InputError: there are none, or they cannot be used.
     """
-    from cxv_jax.data.sources import opened
+    from cxv_jax.data.sources import opened, untold
     from cxv_jax.data.splits import complete
     from cxv_jax.data.statistics import pixel_statistics
 
     source = source_of(data)
-    with _quiet():
+    with untold():  # Training reads the pictures again, and tells what is odd about them.
         if not source.startswith("npz:"):
             layout, side = _layout(source), median_side(_files(source))
             size = min(side, SIDE)
@@ -262,15 +261,3 @@ def _layout(source: str) -> str:
 
 def _field(config: ConfigDict, field: str) -> Any:
     return functools.reduce(lambda node, name: node[name], field.split("."), config)
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Training reads the pictures again, and tells what is odd about them."""
-    logger = logging.getLogger("cxv_jax.data")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)

@@ -18,9 +18,11 @@
 ================== ==========================================================================
 """
 
+import contextlib
 import dataclasses
+import logging
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -167,6 +169,18 @@ def outside(
     if found is None:
         raise InputError(f"{source} has no {split} split, only {', '.join(splits)}")
     return Dataset(source, tuple(names), _resized({split: found}, image_size))
+
+
+@contextlib.contextmanager
+def untold() -> Iterator[None]:
+    """Within it nothing is said about what is odd in a source: another reading says it."""
+    logger = logging.getLogger("cxv_jax.data")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def is_outside(source: str, own: str) -> bool:
