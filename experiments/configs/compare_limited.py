@@ -42,7 +42,7 @@ CHOSEN: dict[int, dict[str, Trial]] = {
         **dict.fromkeys(("cxv_nano", "cltv", "resnet", "convmixer"), (2e-3, 50)),
         "cct": (5e-3, 50),
     },
-    500: dict.fromkeys(SYSTEMS, (2e-3, 25)),  # Not tuned: the best of docs/results/ablation.
+    500: {"cxv_nano": (2e-3, 25), "resnet": (1e-3, 25)},
 }
 
 
@@ -54,7 +54,7 @@ def get_config(variant: str = "50") -> ConfigDict:
     only = [word for word in words if word != "tune"] or list(SYSTEMS)
     systems, training = {}, {}
     for name in only:
-        chosen = CHOSEN.get(count, {}).get(name, (2e-3, min(50, count)))
+        chosen = CHOSEN.get(count, {}).get(name, (2e-3, min(25, count)))  # If it was not tuned.
         for rate, batch in TRIALS.get(count, TRIALS[50]) if tune else (chosen,):
             label = (
                 f"{name}_{round(1e3 * rate)}e-3" + f"_of_{batch}" * (batch != 50) if tune else name
