@@ -97,7 +97,8 @@ def train_and_evaluate(
                 resume_step=int(run.state.step), last=run.last, track=tracking
             )
             with Report(folder, quiet=quiet, launched=launched, say=say, **begun) as report:
-                report.message("\n".join([*run.faults, introduction(run), *run.begun_with]))
+                begun_with = run.progress.begun_with if not run.state.step else []
+                report.message("\n".join([*run.faults, introduction(run), *begun_with]))
                 mend_best(run, report)
                 return run_phases(run, report, interrupt)
 
