@@ -60,7 +60,11 @@ ALLOWED: dict[str, set[str]] = {
     "journal": {"errors", "files", "jsonable", "records"},
     "final_table": {"figures", "phase", "records", "text"},
     "track": {"errors"},
-    "report": {"files", "final_table", "journal", "phase", "plots", "records", "text", "track"},
+    "timings": set(),
+    "report": {
+        *("files", "final_table", "journal", "phase", "plots", "records", "text", "timings"),
+        "track",
+    },
     "run_files": {"config", "data", "errors"},
     "inference": {
         *("augment", "checkpoint", "config", "data", "errors", "evaluation", "jsonable"),
@@ -84,7 +88,7 @@ ALLOWED: dict[str, set[str]] = {
         *("figures", "files", "final_table"),
         *("interrupt", "lock", "memory_plan", "metrics", "phase", "records", "report"),
         *("run_files", "runs"),
-        *("session", "sharding", "state", "track", "warm_start"),
+        *("session", "sharding", "state", "timings", "track", "warm_start"),
     },
     "launch": {"config_fields", "errors", "text"},
     "__init__": {"attention", "models", "optimizer", "version"},
