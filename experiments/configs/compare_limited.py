@@ -35,7 +35,7 @@ NO_DROPOUT: dict[str, Any] = {
 EPOCHS = {10: 200, 50: 100, 100: 60, 500: 20}
 Trial = tuple[float, int]  # Learning rate, batch size.
 TRIALS: dict[int, tuple[Trial, ...]] = {
-    50: ((2e-3, 50), (5e-3, 50), (1e-2, 50)),
+    50: ((2e-3, 50), (5e-3, 50), (1e-2, 50), (1e-3, 25), (2e-3, 25)),
     500: ((1e-3, 25), (2e-3, 25)),
 }
 # The best trial by validation on split 0, see docs/results/limited_data/IMAGES-tune.
