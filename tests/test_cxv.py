@@ -21,9 +21,11 @@ from tests.test_commands import ROOT, TINY, refused
 FIELDS = list(fields.field_names(digits.get_config().to_dict()))
 
 
-def cxv(*args: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
+def cxv(
+    *args: str, cwd: Path = ROOT, module: str = "experiments"
+) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "experiments", *args],
+        [sys.executable, "-m", module, *args],
         cwd=cwd,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         capture_output=True,
@@ -87,7 +89,9 @@ def test_help_is_of_this_command_and_does_not_wait_for_jax(name: str) -> None:
 
 
 def test_lists_and_version() -> None:
-    assert cxv("--version").stdout == f"cxv_jax {__version__}\n"
+    for module in ("experiments", "cxv_jax"):
+        assert cxv("--version", module=module).stdout == f"cxv_jax {__version__}\n"
+    refused(cxv("trian", module="cxv_jax"), "did you mean 'train'?")
     usage = cxv("--help").stdout
     assert all(f"\n  {name} " in usage for name in COMMANDS)
     found = [line.split()[0] for line in cxv("configs").stdout.splitlines()]

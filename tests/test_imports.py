@@ -78,7 +78,7 @@ ALLOWED: dict[str, set[str]] = {
         *("session", "state", "text"),
     },
     "divergence": {"errors", "runs"},
-    "export": {"errors", "files", "inference", "version"},
+    "export": {"errors", "files", "inference", "kernels", "version"},
     "train": {
         *("calibration", "config", "distributed", "divergence", "errors", "evaluation"),
         *("figures", "files", "final_table"),
@@ -88,6 +88,7 @@ ALLOWED: dict[str, set[str]] = {
     },
     "launch": {"config_fields", "errors", "text"},
     "__init__": {"attention", "models", "optimizer", "version"},
+    "__main__": set(),  # It starts what stands beside the package.
 }
 
 
