@@ -88,6 +88,14 @@ def test_safetensors_hold_the_weights_bit_for_bit_and_the_card_tells_their_use(
     np.testing.assert_allclose(found["probabilities"], inference.predict(run, black), atol=1e-5)
 
 
+def test_the_card_is_one_that_a_hub_reads(workdir: Path) -> None:
+    hub = pytest.importorskip("huggingface_hub", reason="pip install '.[hf]'")
+    card = hub.ModelCard(export.card(inference.load_run(workdir)))
+    assert (card.data.library_name, card.data.pipeline_tag) == ("cxv_jax", "image-classification")
+    assert card.data.tags == ["jax", "flax", "image-classification"]
+    assert card.text.strip().startswith("# cltv\n")
+
+
 def test_a_program_that_differs_is_not_written(
     workdir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
