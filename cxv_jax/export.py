@@ -1,7 +1,10 @@
 """Take a trained model away: one StableHLO program, safetensors for a hub, or ONNX."""
 
 import json
-from collections.abc import Callable
+import logging
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,9 +15,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from cxv_jax import inference
-from cxv_jax.errors import InputError
+from cxv_jax.errors import InputError, reason
 from cxv_jax.files import replace
 from cxv_jax.inference import Run
+from cxv_jax.kernels.dispatch import without_choice
 from cxv_jax.version import __version__
 
 PLATFORMS = ("cpu", "cuda", "tpu")
@@ -35,7 +39,7 @@ def stablehlo(run: Run, folder: Path) -> list[Path]:
         missing.
     """
     height, width, channels = run.image_shape
-    size = "height, width" if any_size(run) else f"{height}, {width}"
+    size = "height, width" if takes_any_size(run) else f"{height}, {width}"
     shape = jax.export.symbolic_shape(f"batch, {size}, {channels}")
     spec = jax.ShapeDtypeStruct(shape, np.uint8)
     exported = jax.export.export(jax.jit(classify(run)), platforms=PLATFORMS)(spec)
@@ -68,10 +72,13 @@ def safetensors(run: Run, folder: Path) -> list[Path]:
 
 
 def onnx(run: Run, folder: Path) -> list[Path]:
-    """``model.onnx`` by jax2onnx for any batch size, and its metadata.
+    """``model.onnx`` by jax2onnx for any number of images of the run's size, and its metadata.
+
+    ``images`` (uint8) -> ``probabilities``; the metadata are inside the file too.
 
     Raises:
-      InputError: jax2onnx or onnxruntime is missing, or the program gives other probabilities.
+      InputError: jax2onnx or onnxruntime is missing, the one cannot convert the model, or the
+        program gives other probabilities.
     """
     try:
         import onnxruntime
@@ -79,14 +86,26 @@ def onnx(run: Run, folder: Path) -> list[Path]:
     except ImportError as error:
         raise InputError(
             f"ONNX needs jax2onnx and onnxruntime ({error}). jax2onnx asks for an older Orbax than "
-            "ours: pip install onnx onnxruntime, then pip install --no-deps jax2onnx"
+            "ours: pip install onnx onnx-ir onnxruntime equinox dm-pix, then "
+            "pip install --no-deps jax2onnx"
         ) from error
     spec = jax.ShapeDtypeStruct(("batch", *run.image_shape), np.uint8)
-    data = to_onnx(classify(run), [spec], model_name=run.config.model.name).SerializeToString()
-    session = onnxruntime.InferenceSession(data)
-    name = session.get_inputs()[0].name
-    check(run, lambda images: session.run(None, {name: images})[0], "onnx")
-    return [_write(folder / "model.onnx", data), _describe(run, folder)]
+    names: Any = dict(input_names=["images"], output_names=["probabilities"])
+    program = classify(run)
+    try:
+        with without_choice(), _quiet():
+            model = to_onnx(program, [spec], model_name=run.config.model.name, **names)
+    except Exception as error:  # What it has no rule for comes as nearly anything.
+        raise InputError(
+            f"jax2onnx cannot convert {run.config.model.name}: {reason(error)}"
+        ) from error
+    for key, value in metadata(run, any_size=False).items():
+        model.metadata_props.add(key=key, value=value if type(value) is str else json.dumps(value))
+    data, options = model.SerializeToString(), onnxruntime.SessionOptions()
+    options.log_severity_level = 3  # Errors, not that it simplifies the program.
+    session = onnxruntime.InferenceSession(data, options)
+    check(run, lambda images: session.run(None, {"images": images})[0], "onnx")
+    return [_write(folder / "model.onnx", data), _describe(run, folder, any_size=False)]
 
 
 FORMATS = {"stablehlo": stablehlo, "safetensors": safetensors, "onnx": onnx}
@@ -99,7 +118,7 @@ def classify(run: Run) -> Callable[[Any], Any]:
     return partial(apply, temperature=run.temperature)
 
 
-def any_size(run: Run) -> bool:
+def takes_any_size(run: Run) -> bool:
     """Whether the model takes images of any height and width."""
     return run.config.model.name in RESOLUTION_FREE
 
@@ -113,7 +132,7 @@ def check(run: Run, predict: Predict, form: str) -> None:
     height, width, channels = run.image_shape
     sizes = [
         (height, width),
-        *([(height + 4, width + 7)] if form != "onnx" and any_size(run) else []),
+        *([(height + 4, width + 7)] if form != "onnx" and takes_any_size(run) else []),
     ]
     draw = np.random.default_rng(0)
     for size in sizes:
@@ -127,7 +146,19 @@ def check(run: Run, predict: Predict, form: str) -> None:
                 )
 
 
-def metadata(run: Run) -> dict[str, Any]:
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without what jax2onnx and its parts say of their own doings."""
+    logger = logging.getLogger("onnx_ir")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+    logger.setLevel(level)
+
+
+def metadata(run: Run, *, any_size: bool | None = None) -> dict[str, Any]:
     """What a user of an exported model has to know, as plain data."""
     mean, std = run.scaling
     return {
@@ -136,30 +167,57 @@ def metadata(run: Run) -> dict[str, Any]:
         "output": "float32 class probabilities [batch, classes]",
         "classes": list(run.class_names),
         "image_shape": list(run.image_shape),
-        "any_size": any_size(run),
+        "any_size": takes_any_size(run) if any_size is None else any_size,
         "mean": list(mean),
         "std": list(std),
+        "temperature": run.temperature,
         "model": json.loads(run.config.model.to_json()),
         "step": run.step,
     }
 
 
 def card(run: Run) -> str:
-    """A model card."""
+    """A model card; its snippet runs beside the files."""
     facts = metadata(run)
-    tags = "library_name: cxv_jax\npipeline_tag: image-classification"
-    classes = "\n".join(f"- {name}" for name in facts["classes"])
-    return (
-        f"---\n{tags}\n---\n\n# {run.config.model.name}\n\nAn image classifier for "
-        f"{facts['image_shape'][0]}x{facts['image_shape'][1]} RGB images, trained with "
-        f"{facts['library']}. The weights are in `model.safetensors`, the model's fields, the "
-        "pixels' mean and deviation and the classes in `config.json`. To train from them: "
-        f"`--config.init_from=model.safetensors`.\n\n## Classes\n\n{classes}\n"
-    )
+    height, width, _ = run.image_shape
+    classes = "\n".join(f"- {name}" for name in run.class_names)
+    return f"""---
+library_name: cxv_jax
+pipeline_tag: image-classification
+tags: [jax, flax, image-classification]
+---
+
+# {run.config.model.name}
+
+An image classifier for {height}x{width} RGB images, trained with {facts["library"]}. The weights
+are in `model.safetensors`; the model's fields, the pixels' mean and deviation, the temperature that
+divides the logits and the classes in `config.json`. To train from them:
+`--config.init_from=model.safetensors`. To use them:
+
+```python
+import json
+from pathlib import Path
+import flax.traverse_util
+import jax, jax.numpy as jnp
+from safetensors.flax import load_file
+import cxv_jax
+
+facts = json.loads(Path("config.json").read_text())
+model = cxv_jax.create(num_classes=len(facts["classes"]), **facts["model"])
+variables = flax.traverse_util.unflatten_dict(load_file("model.safetensors"), sep=".")
+images = jnp.zeros((1, *facts["image_shape"]))  # Yours, 0 to 255.
+scaled = (images / 255 - jnp.array(facts["mean"])) / jnp.array(facts["std"])
+probabilities = jax.nn.softmax(model.apply(variables, scaled) / facts["temperature"])
+```
+
+## Classes
+
+{classes}
+"""
 
 
-def _describe(run: Run, folder: Path, name: str = "metadata.json") -> Path:
-    return _write(folder / name, (json.dumps(metadata(run), indent=2) + "\n").encode())
+def _describe(run: Run, folder: Path, name: str = "metadata.json", **facts: Any) -> Path:
+    return _write(folder / name, (json.dumps(metadata(run, **facts), indent=2) + "\n").encode())
 
 
 def _write(path: Path, data: bytes) -> Path:

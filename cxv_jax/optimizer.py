@@ -24,7 +24,9 @@ Example (outside this project): a schedule, clipped gradients, a partial handoff
   >>> opt_state = optimizer.with_learning_rates(opt_state, {"adamw": 1e-4})  # Its schedule ends.
 """
 
+import dataclasses
 import inspect
+import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -310,6 +312,39 @@ def _name(path: Any) -> str:
     if path and path[-1] == jax.tree_util.GetAttrKey("value"):  # Of a variable of NNX.
         path = path[:-1]
     return jax.tree_util.keystr(path, simple=True, separator="/")
+
+
+@dataclasses.dataclass
+class Patience:
+    """Tells a loop of your own when to hand over, and keeps the weights to hand over.
+
+    Attributes:
+      epochs: without a better score that end a phase; 20 in the paper.
+      score: the best so far; a tie is no better, nor is a NaN.
+      best: a copy of the weights that got it: a step may overwrite what it is given.
+      waited: epochs since then.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> patience = Patience(epochs=2)
+      >>> [patience.ended(score, jnp.array(score)) for score in (0.5, 0.7, 0.6, 0.7)]
+      [False, False, False, True]
+      >>> f"{patience.best:.1f}"
+      '0.7'
+    """
+
+    epochs: int = 20
+    score: float = -math.inf
+    best: Any = None
+    waited: int = 0
+
+    def ended(self, score: float | jax.Array, params: Any) -> bool:
+        """Count an epoch with its validation score; whether the phase has ended."""
+        if score > self.score:
+            self.score, self.best, self.waited = float(score), jax.tree.map(jnp.copy, params), 0
+        else:
+            self.waited += 1
+        return self.waited >= self.epochs
 
 
 def hand_over(tx: optax.GradientTransformation, best_params: Any) -> optax.OptState:

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
+import chex
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -109,6 +110,8 @@ def train_step(
     next_state = TrainState(
         state.step + 1, params, batch_stats, constants, opt_state, ema, state.phase_step + 1
     )
+    # When traced: a leaf of another type would be traced anew at every step, or fail in a loop.
+    chex.assert_trees_all_equal_shapes_and_dtypes(next_state, state)
     return next_state, sums
 
 

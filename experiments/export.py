@@ -29,7 +29,7 @@ def main(argv: list[str]) -> None:
     run = inference.load_run(_WORKDIR.value)
     folder = Path(_OUTPUT.value or Path(_WORKDIR.value) / "export")
     for path in export.FORMATS[_FORMAT.value](run, folder):
-        command.say(f"{path} ({path.stat().st_size / 1e6:.2f} MB)")
+        command.say(f"{path} ({-(-path.stat().st_size // 1000):,} kB)")
 
 
 if __name__ == "__main__":

@@ -217,7 +217,7 @@ def source_of(data: str) -> str:
     raise InputError(
         f"data={data}: expected a folder of pictures (CLASS/*.jpg, or train/CLASS/*.jpg), a "
         "csv file (path,label), an npz file or hf:NAME; sets with a name have configs: "
-        "--config=experiments/configs/cifar10.py"
+        "--config=cifar10"
     )
 
 

@@ -21,9 +21,11 @@ from tests.test_commands import ROOT, TINY, refused
 FIELDS = list(fields.field_names(digits.get_config().to_dict()))
 
 
-def cxv(*args: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
+def cxv(
+    *args: str, cwd: Path = ROOT, module: str = "experiments"
+) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "experiments", *args],
+        [sys.executable, "-m", module, *args],
         cwd=cwd,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         capture_output=True,
@@ -87,7 +89,9 @@ def test_help_is_of_this_command_and_does_not_wait_for_jax(name: str) -> None:
 
 
 def test_lists_and_version() -> None:
-    assert cxv("--version").stdout == f"cxv_jax {__version__}\n"
+    for module in ("experiments", "cxv_jax"):
+        assert cxv("--version", module=module).stdout == f"cxv_jax {__version__}\n"
+    refused(cxv("trian", module="cxv_jax"), "did you mean 'train'?")
     usage = cxv("--help").stdout
     assert all(f"\n  {name} " in usage for name in COMMANDS)
     found = [line.split()[0] for line in cxv("configs").stdout.splitlines()]
@@ -118,6 +122,22 @@ def test_a_mistake_is_answered_with_what_was_meant(
 
 
 @pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("config = 3", ["--config=mine.py: a config file needs a function get_config"]),
+        ("def get_config(): return 1 / 0", ["ZeroDivisionError in the config: division by zero"]),
+        (
+            "import absent\nget_config = 0",
+            ["ModuleNotFoundError in the config: No module", "absent"],
+        ),
+    ],
+)
+def test_a_config_file_that_is_none_is_told_so(text: str, words: list[str], tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(text)
+    refused(cxv("train", "--config=mine.py", cwd=tmp_path), *words)
+
+
+@pytest.mark.parametrize(
     ("typed", "field"),
     [
         ("lr", "phase1.learning_rate"),
@@ -144,7 +164,7 @@ def test_every_meaning_is_a_field() -> None:
 
 def test_files_are_what_they_were_and_presets_become_files(tmp_path: Path) -> None:
     file = tmp_path / "digits.py"
-    file.touch()
+    file.write_text("def get_config(): ...")
     argv = ["cxv", f"--config={file}:cnv", "--config.seed=1", "--workdir", "digits"]
     assert presets.resolve(argv, FOLDER) == argv
     both = presets.resolve(["--config=digits:a:b", "-config", "cifar10"], FOLDER)

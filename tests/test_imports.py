@@ -82,7 +82,7 @@ ALLOWED: dict[str, set[str]] = {
         *("run_files", "session", "state", "text"),
     },
     "divergence": {"errors", "runs"},
-    "export": {"errors", "files", "inference", "version"},
+    "export": {"errors", "files", "inference", "kernels", "version"},
     "train": {
         *("calibration", "config", "distributed", "divergence", "errors", "evaluation"),
         *("figures", "files", "final_table"),
@@ -92,6 +92,7 @@ ALLOWED: dict[str, set[str]] = {
     },
     "launch": {"config_fields", "errors", "text"},
     "__init__": {"attention", "models", "optimizer", "version"},
+    "__main__": set(),  # It starts what stands beside the package.
 }
 
 

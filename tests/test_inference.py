@@ -28,6 +28,7 @@ CLASSES = 7
 SHAPE = (9, 11, 3)
 MEAN, STD = (0.2, 0.5, 0.3), (0.1, 0.7, 0.4)
 TINY = {"embed_dim": 8, "depth": 1, "num_heads": 1, "head_dim": 4}
+PYRAMID = {"embed_dims": (8, 12), "depths": (1, 1), "num_heads": (1, 1)}
 
 
 def save(
@@ -40,7 +41,7 @@ def save(
 ) -> None:
     """Step ``i`` holds the initial weights plus ``i``, their average the negatives of that."""
     config = base(model, "digits")
-    config.model = {"name": model, **TINY}
+    config.model = {"name": model, **(PYRAMID if model.startswith("cxv") else TINY)}
     config.data.mean, config.data.std = MEAN, STD
     config.eval_batch_size, config.ema_decay = 10, 0.9 * ema
     if averaging:

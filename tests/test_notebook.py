@@ -29,7 +29,7 @@ def test_the_notebook_runs_from_top_to_bottom(
     for words in ("handoff", "test top-1", "model.safetensors", "is the most probable class"):
         assert words in told
     assert '"kind": "handoff"' in (tmp_path / "run" / "metrics.jsonl").read_text()
-    for name in ("curves.png", "confusion.png", "export/model.stablehlo"):
+    for name in ("curves.png", "confusion.png", "explanation.png", "export/model.stablehlo"):
         assert (tmp_path / "run" / name).stat().st_size
 
 

@@ -1,5 +1,6 @@
 """The two-phase optimizer against PyTorch's stored steps and against plain optax."""
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import numpy as np
 import optax
 import pytest
 from flax import nnx
+from flax.training.early_stopping import EarlyStopping
 
 from cxv_jax import optimizer
 from cxv_jax.errors import InputError
@@ -274,3 +276,17 @@ def test_schedule_free_evaluates_the_mean_of_its_steps() -> None:
     np.testing.assert_allclose(optimizer.evaluated(opt_state, params), x, rtol=1e-5)
     plain = optimizer.phase({"sgd": optimizer.sgd()})
     assert optimizer.evaluated(plain.init(params), params) is params
+
+
+@pytest.mark.parametrize("epochs", [1, 2, 5])
+def test_patience_ends_where_flax_stops_early(epochs: int) -> None:
+    scores = np.random.default_rng(epochs).normal(size=40)
+    patience, stop = optimizer.Patience(epochs), EarlyStopping(patience=epochs - 1)
+    for i, score in enumerate(scores):
+        stop = stop.update(-score)
+        assert patience.ended(score, {"w": jnp.full(3, i)}) == stop.should_stop
+        assert int(patience.best["w"][0]) == np.argmax(scores[: i + 1])
+        if stop.should_stop:
+            break
+    assert stop.should_stop
+    assert patience.ended(math.nan, None)

@@ -1,7 +1,10 @@
 """What the package tells of itself: requirements, version, citation."""
 
 import ast
+import json
+import os
 import re
+import subprocess
 import sys
 import tomllib
 from importlib.metadata import packages_distributions
@@ -59,3 +62,35 @@ def test_the_citation_is_of_this_version() -> None:
     assert f"\nversion: {__version__}\n" in citation
     assert f"\nlicense: {PROJECT['license']}\n" in citation
     assert "arXiv:2201.10271" in citation
+
+
+IMPORT = """
+import json, logging, os, signal, sys, warnings
+import jax
+
+def settings():
+    signals = [str(signal.getsignal(n)) for n in (signal.SIGINT, signal.SIGTERM)]
+    logs = [logging.root.level, len(logging.root.handlers)]
+    return [dict(jax.config.values), dict(os.environ), list(warnings.filters), signals, logs]
+
+before, modules = settings(), set(sys.modules)
+import cxv_jax
+one = len(set(sys.modules) - modules)
+for name in cxv_jax.__all__:
+    getattr(cxv_jax, name)
+new = sorted({name.partition(".")[0] for name in set(sys.modules) - modules})
+print(json.dumps([settings() == before, one, len(set(sys.modules) - modules), new]))
+"""
+
+
+def test_the_import_is_small_and_touches_no_device_and_no_setting() -> None:
+    """A JAX without devices would refuse to be asked for one; modules are counted, not seconds."""
+    environment = {**os.environ, "JAX_PLATFORMS": "no_such_device", "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-c", IMPORT]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    same, one, modules, new = json.loads(done.stdout)
+    assert same
+    assert one == 2  # The package and its version: the names come when they are used.
+    assert modules < 450  # Flax and optax are most of them; 350 when this was written.
+    heavy = {"orbax", "matplotlib", "sklearn", "scipy", "grain", "tensorstore", "PIL", "chex"}
+    assert not heavy & set(new)

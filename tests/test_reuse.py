@@ -17,5 +17,5 @@ def test_each_snippet_runs(title: str) -> None:
 
 
 def test_every_way_has_a_snippet() -> None:
-    assert len(SNIPPETS) == PAGE.count("\n## ") == PAGE.count("```python") == 11
+    assert len(SNIPPETS) == PAGE.count("\n## ") == PAGE.count("```python") == 12
     assert all("assert " in snippet for snippet in SNIPPETS.values())

@@ -30,6 +30,11 @@ def random_projection(
 
     Returns:
       float32 ``[num_features, head_dim]``.
+
+    Example:
+      >>> import jax
+      >>> random_projection(jax.random.key(0), num_features=16, head_dim=8).shape
+      (16, 8)
     """
     block_rng, norm_rng = jax.random.split(rng)
     blocks = -(-num_features // head_dim)

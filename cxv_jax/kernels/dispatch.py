@@ -1,12 +1,31 @@
 """The one place that asks for which platform a program is lowered."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import partial
 from typing import Any
 
 import jax
 
 from cxv_jax.kernels.both_modes import both_modes
+
+_PLAIN = ContextVar("plain", default=False)
+
+
+@contextmanager
+def without_choice() -> Iterator[None]:
+    """What is traced inside has the default formulations alone, for those who read JAX's traces.
+
+    JAX remembers traces, so what it has is forgotten at both ends: later calls compile again.
+    """
+    jax.clear_caches()
+    token = _PLAIN.set(True)
+    try:
+        yield
+    finally:
+        _PLAIN.reset(token)
+        jax.clear_caches()
 
 
 def by_platform(*operands: Any, cpu: Callable[..., Any], default: Callable[..., Any]) -> Any:
@@ -20,6 +39,8 @@ def by_platform(*operands: Any, cpu: Callable[..., Any], default: Callable[..., 
       cpu: the formulation for CPUs.
       default: the one for all other platforms; its results have the same shapes and types.
     """
+    if _PLAIN.get():
+        return default(*operands)
     return jax.lax.platform_dependent(*operands, cpu=cpu, default=default)
 
 

@@ -139,6 +139,8 @@ def _one_line(error: Exception) -> str:
     text = str(error).strip() or type(error).__name__
     if "Traceback (most recent call last)" in text:  # A config file failed; its last line says why.
         text = text.splitlines()[-1].removeprefix("cxv_jax.errors.InputError: ")
+    elif not isinstance(error, flags.Error | InputError):
+        text = f"{type(error).__name__} in the config: {text}"
     text = " ".join(text.split())
     return text.removeprefix(
         "Configuration is not available because of an earlier failure to load: "

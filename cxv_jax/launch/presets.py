@@ -21,7 +21,7 @@ def resolve(argv: list[str], folder: Path) -> list[str]:
     """``argv`` with the file of a preset in place of its name.
 
     Raises:
-      InputError: ``--config`` names neither a file nor a preset.
+      InputError: ``--config`` names neither a preset nor a file that can be one.
     """
     resolved, rest = [], iter(argv)
     for argument in rest:
@@ -39,6 +39,8 @@ def _file(config: str, folder: Path) -> str:
     if path in found:
         return f"{folder / path}.py{colon}{variant}"
     if Path(path).is_file():
+        if "get_config" not in Path(path).read_text(errors="replace"):
+            raise InputError(f"--config={path}: a config file needs a function get_config")
         return config
     near = nearest(Path(path).stem, found, MEANINGS)
     raise InputError(f"--config={path}: neither a file nor a preset{near}")

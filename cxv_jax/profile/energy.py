@@ -1,23 +1,24 @@
-"""Energy that an NVIDIA GPU takes, by NVML: sampled power, integrated."""
+"""Energy that an NVIDIA GPU takes, by NVML: its counter, or sampled power, integrated."""
 
 import os
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 
 
 class EnergyMeter:
-    """While entered, samples the power of the first device; afterwards ``joules``.
+    """Around some work: afterwards ``joules``, what the first device took meanwhile.
 
-    ``joules`` is None, that is not available, on anything but an NVIDIA GPU, without the package
-    ``nvidia-ml-py``, and where NVML tells no power (a MIG slice). It is the whole board's energy,
-    whoever uses it. NVML itself averages over up to a second: measure several.
+    The board's own counter (from Volta on), else its power, sampled and integrated. ``joules`` is
+    None, that is not available, on anything but an NVIDIA GPU, without the package
+    ``nvidia-ml-py``, and where NVML tells neither (a MIG slice). It is the whole board's energy,
+    whoever uses it. NVML renews its figures up to a second late: measure several.
 
     Args:
-      period: seconds between samples.
+      period: seconds between samples of power.
 
     Example:
       >>> with EnergyMeter() as meter:
@@ -30,20 +31,25 @@ class EnergyMeter:
 
     def __init__(self, period: float = 0.05):
         self._period = period
-        self._read = _power_reader()
+        self._counter = _reader("nvmlDeviceGetTotalEnergyConsumption")  # Joules.
+        self._read = None if self._counter else _reader("nvmlDeviceGetPowerUsage")  # Watts.
         self._times: list[float] = []
         self._watts: list[float] = []
         self._stop = threading.Event()
 
     def __enter__(self) -> "EnergyMeter":
-        if self._read is not None:
+        if self._counter is not None:
+            self._start = self._counter()
+        elif self._read is not None:
             self._sample()
             self._thread = threading.Thread(target=self._sample_on, daemon=True)
             self._thread.start()
         return self
 
     def __exit__(self, *_: Any) -> None:
-        if self._read is not None:
+        if self._counter is not None:
+            self.joules = self._counter() - self._start
+        elif self._read is not None:
             self._stop.set()
             self._thread.join()
             self._sample()
@@ -74,19 +80,19 @@ def integrate(times: Sequence[float], watts: Sequence[float]) -> float:
     return sum((end - start) * (first + second) / 2 for start, end, first, second in spans)
 
 
-def _power_reader() -> Any:
-    """A function that returns watts, or None."""
+def _reader(name: str) -> Callable[[], float] | None:
+    """The function of NVML of that name in joules or watts, or None where it gives no answer."""
     if jax.devices()[0].platform != "gpu":
         return None
     try:
         import pynvml
 
         pynvml.nvmlInit()
-        handle = _handle(pynvml)
-        pynvml.nvmlDeviceGetPowerUsage(handle)
-    except Exception:  # Not installed, no NVIDIA driver, no right to ask: all the same here.
+        read, handle = getattr(pynvml, name), _handle(pynvml)
+        read(handle)
+    except Exception:  # Not installed, no NVIDIA driver, not on this board: all the same here.
         return None
-    return lambda: pynvml.nvmlDeviceGetPowerUsage(handle) / 1000  # It tells milliwatts.
+    return lambda: read(handle) / 1000  # It tells thousandths.
 
 
 def _handle(pynvml: Any) -> Any:

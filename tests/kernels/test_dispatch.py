@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import pytest
 
 from cxv_jax import models
+from cxv_jax.kernels.dispatch import without_choice
 
 # 34 x 34 pixels: 1,156 tokens, which the CPU formulation takes in parts; 9 x 9 tiles an image.
 IMAGES = jax.ShapeDtypeStruct((2, 34, 34, 3), jnp.float32)
@@ -46,3 +47,16 @@ def test_a_program_for_a_cpu_has_it(gradient: bool) -> None:
     text = lowered("cpu", gradient)
     assert TILES in text
     assert PARTS in text
+
+
+def test_a_trace_without_choice_has_the_default_alone() -> None:
+    model = models.create("cpv", embed_dim=8, depth=1, num_heads=1, head_dim=4)
+    variables = jax.eval_shape(model.init, jax.random.key(0), IMAGES)
+
+    def trace() -> str:
+        return str(jax.make_jaxpr(model.apply)(variables, IMAGES))
+
+    assert "platform_index" in trace()
+    with without_choice():
+        assert "platform_index" not in trace()
+    assert "platform_index" in trace()
