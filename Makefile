@@ -1,6 +1,7 @@
 # Needs only make and Python 3.11 or newer; nothing here needs root, a GPU or a prepared machine.
 PYTHON ?= python3
 BIN := .venv/bin
+EXTRAS ?= test
 CONFIG ?= experiments/configs/digits.py
 
 .PHONY: train test lint soak hostile
@@ -24,7 +25,7 @@ lint: .venv/linters
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 15))' || \
 	  { echo "error: $(PYTHON) is not Python 3.11 to 3.14; try make PYTHON=python3.12 $(MAKECMDGOALS)" >&2; exit 2; }
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[test]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[$(EXTRAS)]'
 	@touch $@
 
 .venv/linters: .venv/installed

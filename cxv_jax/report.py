@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-from tensorboardX import SummaryWriter
 from tqdm import tqdm
 
 from cxv_jax import plots
@@ -23,6 +22,14 @@ from cxv_jax.records import EpochRecord, HandoffRecord, Summary
 from cxv_jax.text import duration, percent
 from cxv_jax.timings import Timings
 from cxv_jax.track import Tracking
+
+# tensorboardX would import torch where it is installed: seconds, for tensors that it never gets.
+hidden: dict[str, Any] = {} if "torch" in sys.modules else {"torch": None}
+sys.modules.update(hidden)
+from tensorboardX import SummaryWriter  # noqa: E402
+
+for name in hidden:
+    del sys.modules[name]
 
 CURVES = "curves.png"
 EVERY = 3.0  # Seconds between two lines about epochs; all are in metrics.jsonl.

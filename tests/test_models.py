@@ -112,7 +112,7 @@ def random_variables(model: Any, size: int = 8) -> dict[str, Any]:
 
     def draw(path: Any, leaf: Any) -> jax.Array:
         if path[-1].key == "var":
-            return jnp.ones(leaf.shape)
+            return jnp.asarray(np.ones(leaf.shape, np.float32))
         fan_in = max(1, int(np.prod(leaf.shape[:-1])))
         return jnp.asarray(numbers.normal(0, fan_in**-0.5, leaf.shape), jnp.float32)
 
@@ -149,14 +149,14 @@ def train_step(model: Any) -> tuple[dict[str, Any], dict[str, Any], dict[str, An
 def test_every_parameter_receives_a_gradient(name: str) -> None:
     gradients, before, after = train_step(tiny(name))
     sizes = {
-        path: float(jnp.abs(leaf).max())
+        path: np.abs(leaf).max()  # In NumPy: nothing is compiled for each shape.
         for path, leaf in traverse_util.flatten_dict(gradients, sep="/").items()
     }
     dead = {path for path, size in sizes.items() if not 1e-5 < size < 1e5}
     expected = [pattern for part, pattern in WITHOUT_GRADIENT.items() if part in name]
     assert dead == {path for path in sizes if re.fullmatch("|".join(expected), path)}
     assert all(
-        (old != new).all()
+        (np.asarray(old) != np.asarray(new)).all()
         for old, new in zip(jax.tree.leaves(before), jax.tree.leaves(after), strict=True)
     )
 
@@ -257,10 +257,10 @@ def test_bfloat16_reaches_every_product_but_the_head(name: str) -> None:
     assert all(len(kind) == 1 for kind in kinds)
 
 
-def moments(leaf: jax.Array) -> tuple[float, float, float]:
+def moments(leaf: np.ndarray) -> tuple[float, float, float]:
     """Mean, deviation, and the largest entry over the deviation (uniform: sqrt(3) = 1.73)."""
     deviation = float(leaf.std())
-    return float(leaf.mean()), deviation, float(jnp.abs(leaf).max()) / max(deviation, 1e-30)
+    return float(leaf.mean()), deviation, float(np.abs(leaf).max()) / max(deviation, 1e-30)
 
 
 # Leaf, expected deviation, uniform or not: how the original of each system draws it.
@@ -296,7 +296,7 @@ def test_weights_start_as_in_the_original(name: str) -> None:
     variables = init(jax.random.key(0, impl="unsafe_rbg"), random_images(1, 32, 32))
     leaves = traverse_util.flatten_dict(variables["params"], sep="/")
     for path, deviation, uniform in INITIAL[name]:
-        mean, got, extreme = moments(leaves[path])
+        mean, got, extreme = moments(np.asarray(leaves[path]))
         few = 4 / leaves[path].size ** 0.5  # Four deviations of the estimates.
         assert abs(mean) <= few * deviation, path
         assert got == pytest.approx(deviation, rel=few), path
@@ -325,9 +325,8 @@ def test_a_model_runs_inside_flax_nnx() -> None:
     rng = jax.random.key(0, impl="unsafe_rbg")
     bridged = nnx.bridge.ToNNX(model, rngs=nnx.Rngs(rng)).lazy_init(images)
     params = nnx.to_pure_dict(nnx.state(bridged, nnx.Param))
-    np.testing.assert_allclose(
-        bridged(images), model.apply({"params": params}, images), rtol=0, atol=1e-6
-    )
+    want = jax.jit(model.apply)({"params": params}, images)
+    np.testing.assert_allclose(bridged(images), want, rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize("name", ["cpv", "cxv_nano", "resnet18", "convmixer", "cvt"])

@@ -2,6 +2,8 @@
 
 import json
 import struct
+import subprocess
+import sys
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
@@ -446,3 +448,14 @@ def test_the_figure_that_selects_is_told(
     with Report(tmp_path, quiet=True, say=print) as report:
         report.end_epoch(epoch_record(1, **scores, improved=False))
     assert "top-1  98.77 % macro-F1  50.00 % (best 75.00 %, patience 5)" in capsys.readouterr().out
+
+
+def test_pytorch_is_not_imported_for_tensorboards_sake() -> None:
+    code = (
+        "import sys\nclass Asked:\n    def find_spec(self, name, *_):\n"
+        "        assert name != 'torch'\n"
+        "sys.meta_path.insert(0, Asked())\nimport cxv_jax.report\n"
+        "try:\n    import torch\nexcept AssertionError:\n    print('asked, as ever')"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout == "asked, as ever\n", done.stderr

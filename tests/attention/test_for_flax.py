@@ -29,7 +29,8 @@ MASK = nn.make_attention_mask(jnp.ones((2, 1)), KEPT)
 
 def linen(attend: Callable, x: jax.Array, mask: Any = None, **settings: Any) -> tuple[Any, Any]:
     layer = nn.MultiHeadDotProductAttention(3, attention_fn=for_flax(attend), **settings)
-    return layer.init_with_output(jax.random.key(1), x, mask=mask, deterministic=True)
+    run = partial(layer.init_with_output, mask=mask, deterministic=True)
+    return jax.jit(run)(jax.random.key(1), x)
 
 
 def nnx_layer(attend: Callable, **settings: Any) -> nnx.MultiHeadAttention:
@@ -39,10 +40,15 @@ def nnx_layer(attend: Callable, **settings: Any) -> nnx.MultiHeadAttention:
 
 def by_hand(attend: Callable, x: jax.Array, params: Any, mask: Any) -> jax.Array:
     """Projections, attention, projection: the biases begin at 0."""
-    q, k, v = (
-        jnp.einsum("bnc,chd->bnhd", x, params[name]["kernel"]) for name in ("query", "key", "value")
-    )
-    return jnp.einsum("bnhd,hdc->bnc", attend(q, k, v, mask=mask), params["out"]["kernel"])
+
+    @jax.jit
+    def run(x: jax.Array, params: Any) -> jax.Array:
+        q, k, v = (
+            jnp.einsum("bnc,chd->bnhd", x, params[n]["kernel"]) for n in ("query", "key", "value")
+        )
+        return jnp.einsum("bnhd,hdc->bnc", attend(q, k, v, mask=mask), params["out"]["kernel"])
+
+    return run(x, params)
 
 
 @pytest.mark.parametrize("attend", FUNCTIONS, ids=NAMES)
@@ -86,7 +92,8 @@ def test_what_linear_attention_cannot_honour_is_refused() -> None:
     layer = nn.MultiHeadDotProductAttention(
         3, attention_fn=for_flax(linear_attention), dropout_rate=0.5
     )
-    variables = layer.init(jax.random.key(1), X, deterministic=True)
+    init = jax.jit(partial(layer.init, deterministic=True))
+    variables = init(jax.random.key(1), X)
     rngs = {"dropout": jax.random.key(2)}
     with pytest.raises(ValueError, match="dropout_rate = 0.5: linear attention forms no weights"):
         layer.apply(variables, X, deterministic=False, rngs=rngs)

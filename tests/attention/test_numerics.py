@@ -47,7 +47,8 @@ def qkv(length: int = LENGTH, batch: int = 2, dtype: Any = jnp.float32) -> list[
 @pytest.mark.parametrize("attend", FUNCTIONS)
 def test_narrow_types_are_within_a_percent_at_16384_tokens(attend: Callable, dtype: Any) -> None:
     x = qkv(16_384, 1, dtype)
-    got, want = attend(*x), attend(*(a.astype(jnp.float32) for a in x))
+    run = jax.jit(attend)
+    got, want = run(*x), run(*(a.astype(jnp.float32) for a in x))
     assert got.dtype == dtype
     assert jnp.linalg.norm(got.astype(jnp.float32) - want) < 0.01 * jnp.linalg.norm(want)
 
@@ -73,7 +74,7 @@ def test_nystroms_gradients_are_finite_for_huge_inputs(length: int, landmarks: i
         q, k, v = (1e10 * a for a in x)
         return (nystrom_attention(q, k, v, num_landmarks=landmarks) ** 2).sum()
 
-    gradients = jax.grad(loss, (0, 1, 2))(*qkv(length))
+    gradients = jax.jit(jax.grad(loss, (0, 1, 2)))(*qkv(length))
     assert all(jnp.isfinite(g).all() for g in gradients)
 
 
@@ -112,7 +113,14 @@ RANK_TWO = np.random.default_rng(0).normal(size=(6, 2)) @ np.random.default_rng(
 )
 
 
-@pytest.mark.parametrize("steps", [6, 20, 50, 200])
+# Compiled once for all matrices.
+INVERSES: dict[int, Callable] = {
+    n: jax.jit(partial(iterative_pinv, iterations=n)) for n in (6, 20, 50, 200)
+}
+GRADIENTS = {n: jax.jit(jax.grad(lambda a, f=f: f(a).sum())) for n, f in INVERSES.items()}
+
+
+@pytest.mark.parametrize("steps", INVERSES)
 @pytest.mark.parametrize(
     "matrix",
     [np.zeros((6, 6)), np.ones((6, 6)), RANK_TWO, np.diag([3.0, 2, 1, 1, 0, 0])],
@@ -122,10 +130,10 @@ def test_pinv_of_singular_matrices_does_not_diverge(matrix: np.ndarray, steps: i
     plain = jnp.asarray(matrix, jnp.float32)
     want = np.linalg.pinv(matrix, rcond=1e-6)
     pair = jnp.stack([plain, jnp.eye(6)])[:, None]  # [examples, heads, m, m]
-    np.testing.assert_allclose(iterative_pinv(pair, steps)[0, 0], want, rtol=0, atol=2e-4)
-    np.testing.assert_allclose(iterative_pinv(plain, steps), want, rtol=0, atol=2e-4)
-    gradient = jax.grad(lambda a: iterative_pinv(a, steps).sum())(plain)
-    assert jnp.isfinite(gradient).all()
+    pinv = INVERSES[steps]
+    np.testing.assert_allclose(pinv(pair)[0, 0], want, rtol=0, atol=2e-4)
+    np.testing.assert_allclose(pinv(plain), want, rtol=0, atol=2e-4)
+    assert np.isfinite(GRADIENTS[steps](plain)).all()
 
 
 def test_pinvs_first_six_steps_are_the_plain_ones() -> None:
