@@ -1,6 +1,7 @@
 """Layers against their formulas, NumPy and plain jax.nn."""
 
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -92,7 +93,7 @@ def test_dropout_keeps_and_scales(rate: float, shape: tuple) -> None:
 @pytest.mark.parametrize("rate", [0.1, 0.5])
 def test_dropout_of_nothing_is_nothing(rate: float) -> None:
     layer = layers.Dropout(rate)
-    drop = functools.partial(layer.apply, {}, train=True, rngs={"dropout": jax.random.key(0)})
+    drop: Any = functools.partial(layer.apply, {}, train=True, rngs={"dropout": jax.random.key(0)})
     out, vjp = jax.vjp(drop, jnp.ones((0, 4)))
     assert out.shape == vjp(out)[0].shape == (0, 4)
 

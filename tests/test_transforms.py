@@ -165,7 +165,7 @@ def explicit_mesh(model: Any) -> None:
 
 
 def shard_map(model: Any) -> None:
-    specs = dict(in_specs=(WHOLE, SPLIT), out_specs=(WHOLE, SPLIT, WHOLE))
+    specs: Any = dict(in_specs=(WHOLE, SPLIT), out_specs=(WHOLE, SPLIT, WHOLE))
     on_mesh(model, jax.shard_map(functools.partial(split_gradient, model), mesh=MESH, **specs))
 
 
