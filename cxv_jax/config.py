@@ -1,6 +1,8 @@
 """What a config may hold: every field, checked before any work, compared before a run goes on."""
 
+import contextlib
 import json
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -19,7 +21,7 @@ AT_LEAST_ZERO = (
 POSITIVE = ("phase1.learning_rate", "phase2.learning_rate")
 SELECTIONS = ("val", "test", "last")
 HANDED = ("best", "last")
-CLASS_WEIGHTS = ("none", "balanced")
+ORDERS = ("shuffled", "balanced")
 SELECT_BY = ("top1", "balanced_accuracy", "macro_f1")
 FEW_STEPS = 20  # With fewer an optimizer has not got anywhere.
 SHARES = (  # In [0, 1).
@@ -50,6 +52,8 @@ def base(model: str, source: str) -> ConfigDict:
             "small_classes": "split",  # Or "train": nothing is held out of fewer than 5 images.
             "mean": (0.5, 0.5, 0.5),  # Of each channel in 0..1, subtracted.
             "std": (0.5, 0.5, 0.5),  # Their deviation, divided by.
+            # Or "balanced": every class equally often in an epoch, images of rare ones repeatedly.
+            "order": "shuffled",
             "loader": "auto",  # Or "resident" (in accelerator memory), "streaming" (Grain).
             "memory_share": 0.4,  # Of the device's memory that a resident set may take.
             "workers": 0,  # Processes of Grain that read images; 0: threads of this one.
@@ -69,7 +73,9 @@ def base(model: str, source: str) -> ConfigDict:
     # phase runs to its end, and nothing is evaluated before.
     config.selection = "val"
     config.select_by = "top1"  # Or "balanced_accuracy", "macro_f1", for unbalanced classes.
-    config.class_weights = "none"  # Or "balanced": rare classes weigh in all like common ones.
+    # Of the training loss. Or "balanced": rare classes weigh in all like common ones; or a number
+    # for each class, in the order of their names: "1,1,2.5".
+    config.class_weights = "none"
     config.ema_decay = 0.0  # Of a moving average of the weights, which is then evaluated.
     config.redraw_every = 0  # Steps between new Performer projections.
     config.steps_per_call = 0  # Steps in one dispatch; 0: 1 on CPU, 16 elsewhere.
@@ -127,10 +133,17 @@ def check_config(config: ConfigDict) -> None:
         _require(config, field, lambda x: 0 <= x < 1, "in [0, 1)")
     _require(config, "data.std", lambda x: min(x) > 0, "above 0 in every channel")
     _require(config, "selection", lambda x: x in SELECTIONS, "'val', 'test' or 'last'")
-    chosen = {"class_weights": CLASS_WEIGHTS, "select_by": SELECT_BY, "handed": HANDED}
+    chosen = {"data.order": ORDERS, "select_by": SELECT_BY, "handed": HANDED}
     for field, choices in chosen.items():
         what = f"one of {', '.join(map(repr, choices))}"
         _require(config, field, lambda x, choices=choices: x in choices, what)
+    what = "'none', 'balanced', or a number of at least 0 for each class: '1,1,2.5'"
+    _require(config, "class_weights", _are_class_weights, what)
+    if config.class_weights != "none" and config.data.order == "balanced":
+        raise InputError(
+            "set config.class_weights or config.data.order=balanced, not both: rare classes would "
+            "count twice"
+        )
     for field in ("phase1.rates", "phase2.rates"):
         what = "pairs of a pattern and a share of the learning rate above 0: (('stage_1', 0.1),)"
         _require(config, field, _are_rates, what)
@@ -143,6 +156,15 @@ def check_config(config: ConfigDict) -> None:
         raise InputError("set config.ema_decay or average_epochs of a phase, not both")
     if config.phase1.epochs + config.phase2.epochs == 0:
         raise InputError("config.phase1.epochs and config.phase2.epochs are both 0: nothing to do")
+
+
+def _are_class_weights(value: str) -> bool:
+    if value in ("none", "balanced"):
+        return True
+    with contextlib.suppress(ValueError):
+        weights = [float(x) for x in value.split(",")]
+        return all(0 <= x < math.inf for x in weights) and sum(weights) > 0
+    return False
 
 
 def averages(config: ConfigDict, phase: Phase) -> bool:

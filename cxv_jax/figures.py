@@ -1,11 +1,13 @@
 """Figures of a confusion matrix that unbalanced classes do not flatter, and how sure they are."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int
+
+from cxv_jax.errors import InputError
 
 Z95 = 1.959963984540054  # The normal distribution's quantile of 0.975.
 
@@ -70,6 +72,21 @@ def balanced_weights(counts: Int[np.ndarray, " classes"]) -> tuple[float, ...]:
     """
     present = max(int((counts > 0).sum()), 1)
     return tuple(float(counts.sum() / (present * n)) if n else 0.0 for n in counts)
+
+
+def told_weights(told: str, class_names: Sequence[str]) -> tuple[float, ...]:
+    """The weights of classes as a user tells them: ``1,1,2.5``.
+
+    Raises:
+      InputError: there is not one for each class.
+    """
+    weights = tuple(map(float, told.split(",")))
+    if len(weights) != len(class_names):
+        raise InputError(
+            f"config.class_weights has {len(weights)} numbers, expected {len(class_names)}, for "
+            f"{', '.join(class_names)}"
+        )
+    return weights
 
 
 def wilson(share: float, count: int) -> tuple[float, float]:

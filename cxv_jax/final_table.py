@@ -28,7 +28,7 @@ def final_table(summary: Summary) -> list[str]:
     rows = zip(*columns, strict=True)
     text = ("".join(map(str.rjust, row, widths)) for row in rows)
     memory = f"{summary.peak_memory_bytes / 2**30:.2f} GiB ({summary.peak_memory_of})"
-    lines = ["", *text, "", *class_table(summary.per_class)]
+    lines = ["", *text, "", *class_table(summary.per_class), *summary.begun_with]
     if summary.calibration:
         lines.append(calibration_line(summary.calibration))
     lines.append(

@@ -14,6 +14,7 @@ from ml_collections import ConfigDict
 from cxv_jax import distributed
 from cxv_jax.checkpoint import Checkpointer
 from cxv_jax.config import check_config
+from cxv_jax.data.sources import untold
 from cxv_jax.errors import InputError
 from cxv_jax.memory_plan import fit_session
 from cxv_jax.phase import Phase
@@ -74,7 +75,8 @@ def within(
         return config
     check_config(config)
     begun = time.perf_counter()
-    session = fit_session(Session.of(config), lambda text: None)
+    with untold():
+        session = fit_session(Session.of(config), lambda text: None)
     loading, steps = time.perf_counter() - begun, session.train_loader.steps_per_epoch
     costs = measured(session, time.time() - launched, loading, 60 * minutes / 10)
     fit(config, costs, steps, 60 * minutes)

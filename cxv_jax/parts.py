@@ -120,6 +120,7 @@ def split_loader(config: ConfigDict, mesh: Mesh, dataset: sources.Dataset, name:
         batch_sharding=sharding.batch_sharding(mesh),
         train=train,
         kind=config.data.loader,
+        order_kind=config.data.order,
         steps_per_call=config.steps_per_call or (1 if on_cpu else 16),
         memory_share=config.data.memory_share,
         workers=config.data.workers,

@@ -112,6 +112,7 @@ class Progress(Record):
       sums: of the metrics over the steps of the running epoch.
       best: by the phase's key.
       rates: images/s by epoch.
+      begun_with: what the run was begun with, a line or two; nothing for random numbers.
     """
 
     phase: Phase = Phase.ONE
@@ -123,6 +124,7 @@ class Progress(Record):
     sums: dict[str, float] = dataclasses.field(default_factory=dict)
     best: dict[str, Best] = dataclasses.field(default_factory=dict)
     rates: list[float] = dataclasses.field(default_factory=list)
+    begun_with: list[str] = dataclasses.field(default_factory=list)
 
     def end_epoch(self, found: Best | None) -> bool:
         """Count an epoch with its figures on the selection split; whether it is the best.
@@ -252,6 +254,7 @@ class Summary(Record):
       selection: the split that selected the weights, ``val`` or ``test``; or ``last``.
       test_top1: of the last phase's best weights, as ``test_top5``.
       last_test_top1: of the run's last weights; None in files of older versions.
+      begun_with: which arrays came from ``config.init_from`` and which are new, a line or two.
       phases: by the phase's key.
       test_count: images of test; 0 where an older version did not tell.
       per_class: every class on test, by the last phase's best weights.
@@ -298,3 +301,4 @@ class Summary(Record):
     calibration: CalibrationRecord | None = None
     revision: str = ""
     last_test_top1: float | None = None
+    begun_with: list[str] = dataclasses.field(default_factory=list)

@@ -21,6 +21,7 @@ from cxv_jax.journal import Journal
 from cxv_jax.phase import Phase
 from cxv_jax.records import EpochRecord, HandoffRecord, Summary
 from cxv_jax.text import duration, percent
+from cxv_jax.timings import Timings
 from cxv_jax.track import Tracking
 
 CURVES = "curves.png"
@@ -60,6 +61,7 @@ class Report:
       last: the last epoch before that step, recorded again where its line was lost.
       launched: when the program was started (``time.time()``), to say how long the first step made
         a person wait; None: no such line.
+      timings: where that time went is then told too.
       say: takes what a person is to read.
       track: makes what figures are handed on to besides, from the run's folder; None: nothing.
     """
@@ -72,6 +74,7 @@ class Report:
         resume_step: int = 0,
         last: EpochRecord | None = None,
         launched: float | None = None,
+        timings: Timings | None = None,
         say: Callable[[str], None] = to_log,
         track: Callable[[Path], Tracking] | None = None,
     ) -> None:
@@ -82,6 +85,7 @@ class Report:
         self._split, self._last, self._tracking = "val", last, None
         self._held, self._said = "", -math.inf
         self._launched, self._epoch_started = launched, time.perf_counter()
+        self._timings = timings
         if self._first:
             self._workdir.mkdir(parents=True, exist_ok=True)
             self._journal = Journal(self._workdir)
@@ -114,6 +118,9 @@ class Report:
             seconds = time.perf_counter() - self._epoch_started
             self.message(first_step_line(steps, waited, seconds))
             self._launched = None
+            if self._timings is not None:
+                self._timings.mark("first step")
+                self.message(self._timings.table())
         if self._bar is not None:
             self._bar.advance(steps, loss, top1)
 

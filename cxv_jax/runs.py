@@ -46,7 +46,6 @@ class Run:
       checkpointer: closed on leaving.
       ahead: compiles what is called later; closed on leaving.
       faults: of checkpoints that are damaged and were set aside, a line each.
-      begun_with: what a new run was begun with, a line or two; nothing for random numbers.
       state: the arrays.
       progress: where the run stands besides.
       last: the record of the last epoch, None before there is one.
@@ -64,7 +63,6 @@ class Run:
         self.config, self.session, self.folder = config, session, folder
         self.checkpointer, self.ahead = Checkpointer(folder / "checkpoints"), Ahead()
         self._lock, self._start = lock, start
-        self.begun_with: tuple[str, ...] = ()
         self.last: EpochRecord | None = None
         self.faults = distributed.together(self._set_aside)
         self.state, self.progress = self._begin()
@@ -161,6 +159,7 @@ class Run:
             parameters=sum(leaf.size for leaf in jax.tree.leaves(self.state.params)),
             images_per_second=statistics.median(self.progress.rates),
             seconds=self.progress.seconds,
+            begun_with=self.progress.begun_with,
             config=plain(self.config),
             **tested,
             **machine.environment(),
@@ -177,8 +176,8 @@ class Run:
         latest = self.checkpointer.latest_step()
         if latest is None:
             start = self._start()
-            self.begun_with = start.told
-            return self.session.phases[Phase.ONE].begin(start.arrays), Progress()
+            begun = self.session.phases[Phase.ONE].begin(start.arrays)
+            return begun, Progress(begun_with=list(start.told))
         meta = self._meta(latest)
         progress, data, self.last = meta.progress, meta.dataset, meta.last
         if progress is None:

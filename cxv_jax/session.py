@@ -19,7 +19,7 @@ from cxv_jax.data.splits import Dataset
 from cxv_jax.data.stored import Stored
 from cxv_jax.errors import InputError
 from cxv_jax.evaluation import Evaluation, Evaluator
-from cxv_jax.figures import balanced_weights
+from cxv_jax.figures import balanced_weights, told_weights
 from cxv_jax.kernels import threefry
 from cxv_jax.parts import load_dataset, make_optimizer, redraw_projections, split_loader
 from cxv_jax.phase import Phase
@@ -109,8 +109,10 @@ class Session:
     @property
     def class_weights(self) -> tuple[float, ...] | None:
         """Of the training loss, by ``config.class_weights``; None: all classes weigh the same."""
-        if self.config.class_weights == "none":
+        if (chosen := self.config.class_weights) == "none":
             return None
+        if chosen != "balanced":
+            return told_weights(chosen, self.dataset.class_names)
         train = self.dataset.split("train").labels
         return balanced_weights(np.bincount(train, minlength=self.dataset.num_classes))
 

@@ -39,6 +39,7 @@ from cxv_jax.run_files import kept_splits
 from cxv_jax.runs import Run
 from cxv_jax.session import Session
 from cxv_jax.state import TrainState
+from cxv_jax.timings import Timings
 from cxv_jax.track import Tracking
 from cxv_jax.warm_start import WarmStart
 from cxv_jax.warm_start import read as read_weights
@@ -51,6 +52,7 @@ def train_and_evaluate(
     quiet: bool | None = None,
     fork: bool = False,
     launched: float | None = None,
+    timings: Timings | None = None,
     say: Callable[[str], None] = to_log,
 ) -> Summary:
     """Train both phases, select on validation, read test once at the end.
@@ -67,6 +69,7 @@ def train_and_evaluate(
       fork: go on although the config differs from the one ``workdir`` was started with.
       launched: when the program was started (``time.time()``), to report the time to the first
         step; None: now.
+      timings: to tell with it where those seconds went.
       say: takes what a person is to read, on the first process; ``print`` on a screen.
 
     Returns:
@@ -78,6 +81,8 @@ def train_and_evaluate(
       Interrupted: after SIGINT or SIGTERM, with the state saved.
     """
     launched = time.time() if launched is None else launched
+    mark = timings.mark if timings else lambda name: None
+    mark("program and imports")
     say = say if jax.process_index() == 0 else to_log
     check_config(config)
     if (summary := runs.finished(Path(workdir), config)) is not None:
@@ -87,19 +92,26 @@ def train_and_evaluate(
     with FolderLock(workdir) as lock:
         take(lock)
         session, start = wired(config, Path(workdir), say)
+        mark("data and model")
         opening = partial(runs.open_run, workdir, config, fork=fork, data=session.stored)
         folder = distributed.together(opening)
         distributed.together(partial(runs.check_joined, folder, config))
         take(lock)  # The folder may be a new one.
         with Interrupt() as interrupt, Run(config, session, folder, lock, start) as run:
-            tracking = partial(Tracking, config.track, config=config.to_dict())
-            begun: dict[str, Any] = dict(
-                resume_step=int(run.state.step), last=run.last, track=tracking
-            )
-            with Report(folder, quiet=quiet, launched=launched, say=say, **begun) as report:
-                report.message("\n".join([*run.faults, introduction(run), *run.begun_with]))
+            mark("first state, or the last one")
+            told: dict[str, Any] = dict(quiet=quiet, say=say, launched=launched, timings=timings)
+            with reporting(run, **told) as report:
+                report.message(introduction(run))
                 mend_best(run, report)
                 return run_phases(run, report, interrupt)
+
+
+def reporting(run: Run, **told: Any) -> Report:
+    """The report of a run, from where it stands; ``told`` as :class:`Report` has it."""
+    tracking = partial(Tracking, run.config.track, config=run.config.to_dict())
+    return Report(
+        run.folder, resume_step=int(run.state.step), last=run.last, track=tracking, **told
+    )
 
 
 def wired(
@@ -161,7 +173,7 @@ def run_phases(run: Run, report: Report, interrupt: Interrupt) -> Summary:
 
 
 def introduction(run: Run) -> str:
-    """What is about to happen, before the compiler makes the user wait."""
+    """What was set aside and is about to happen, before the compiler makes the user wait."""
     dataset, progress, step = run.session.dataset, run.progress, int(run.state.step)
     parameters = sum(leaf.size for leaf in jax.tree.leaves(run.state.params))
     sizes = ", ".join(f"{len(split):,} {name}" for name, split in dataset.splits.items())
@@ -169,14 +181,14 @@ def introduction(run: Run) -> str:
     if jax.process_count() > 1:
         devices += f" in {jax.process_count()} processes"
     held = f"{sharding.bytes_per_device(run.state) / 1e6:.3g} MB"
-    text = (
+    text = "\n".join(run.faults) + "\n" * bool(run.faults)
+    text += (
         f"{run.config.model.name} ({parameters:,} parameters) on {dataset.name} ({sizes} images), "
         f"{devices}, state {held} a device; the first step of each phase compiles"
     )
     if not step:
-        return "\n".join(
-            [text, *short_phases(run.config, run.session.train_loader.steps_per_epoch)]
-        )
+        short = short_phases(run.config, run.session.train_loader.steps_per_epoch)
+        return "\n".join([text, *short, *progress.begun_with])
     where = f"{progress.phase}, {progress.epoch} whole epochs done"
     return f"{text}\nresuming {run.folder} from step {step} ({where})"
 

@@ -2,11 +2,11 @@
 
 import contextlib
 import functools
-import logging
+import io
 import math
 import re
 from argparse import ArgumentParser
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -86,15 +86,14 @@ def look(data: str, recipe: str = "") -> Look:
     Raises:
       InputError: there are none, or they cannot be used.
     """
-    from cxv_jax.data.sources import opened
+    from cxv_jax.data.sources import opened, untold
     from cxv_jax.data.splits import complete
     from cxv_jax.data.statistics import pixel_statistics
 
     source = source_of(data)
-    path = Path(source.partition(":")[2]).expanduser()
-    with _quiet():
+    with untold():  # Training reads the pictures again, and tells what is odd about them.
         if not source.startswith("npz:"):
-            layout, side = _layout(path), median_side(_files(path))
+            layout, side = _layout(source), median_side(_files(source))
             size = min(side, SIDE)
         else:
             layout = "an npz file"
@@ -202,11 +201,13 @@ def _why(taken: str, ours: str, number: int, limit: int) -> str:
 
 
 def source_of(data: str) -> str:
-    """``folder:PATH``, ``csv:FILE`` or ``npz:FILE`` for a path.
+    """``folder:PATH``, ``csv:FILE`` or ``npz:FILE`` for a path; ``hf:NAME`` as it is.
 
     Raises:
       InputError: it is none of them.
     """
+    if data.startswith("hf:"):
+        return data
     name = re.sub("^(folder|csv|npz):", "", data)
     path = Path(name).expanduser()
     if path.is_dir():
@@ -215,12 +216,12 @@ def source_of(data: str) -> str:
         return f"{path.suffix.lower()[1:]}:{name}"
     raise InputError(
         f"data={data}: expected a folder of pictures (CLASS/*.jpg, or train/CLASS/*.jpg), a "
-        "csv file (path,label) or an npz file; sets with a name have configs: "
+        "csv file (path,label), an npz file or hf:NAME; sets with a name have configs: "
         "--config=experiments/configs/cifar10.py"
     )
 
 
-def median_side(files: Sequence[Path], most: int = 200) -> int:
+def median_side(files: Sequence[Path | bytes], most: int = 200) -> int:
     """Pixels of the shorter side of pictures, the median of up to ``most``."""
     from PIL import Image
 
@@ -228,23 +229,31 @@ def median_side(files: Sequence[Path], most: int = 200) -> int:
 
     sides = []
     for i in np.linspace(0, len(files) - 1, min(most, len(files))).astype(int):
-        with contextlib.suppress(Exception), Image.open(files[i], "r", READERS) as image:
-            sides.append(min(image.size))
+        with contextlib.suppress(Exception):
+            file = io.BytesIO(x) if isinstance(x := files[i], bytes) else x
+            with Image.open(file, "r", READERS) as image:
+                sides.append(min(image.size))
     return max(int(np.median(sides)), 8) if sides else SIDE  # Without any, reading says why.
 
 
-def _files(path: Path) -> list[Path]:
-    from cxv_jax.data import csv_table, folder
+def _files(source: str) -> Sequence[Path | bytes]:
+    from cxv_jax.data import csv_table, folder, hugging_face
 
-    if path.is_file():
+    kind, _, name = source.partition(":")
+    if kind == "hf":
+        return hugging_face.pictures(name)
+    if (path := Path(name).expanduser()).is_file():
         return [path.parent / row.name for row in csv_table.rows(path)]
     return [file for file in folder.pictures(path) if file.is_file()]
 
 
-def _layout(path: Path) -> str:
+def _layout(source: str) -> str:
     from cxv_jax.data.folder import split_folders
 
-    if path.is_file():
+    kind, _, name = source.partition(":")
+    if kind == "hf":
+        return "a set that the library datasets reads"
+    if (path := Path(name).expanduser()).is_file():
         return "a table of files"
     found = sorted(split_folders(path))
     return f"split folders {', '.join(found)}" if found else "class folders"
@@ -252,15 +261,3 @@ def _layout(path: Path) -> str:
 
 def _field(config: ConfigDict, field: str) -> Any:
     return functools.reduce(lambda node, name: node[name], field.split("."), config)
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Training reads the pictures again, and tells what is odd about them."""
-    logger = logging.getLogger("cxv_jax.data")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)

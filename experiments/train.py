@@ -40,6 +40,7 @@ MINUTES = flags.DEFINE_float(
 )
 FORK = flags.DEFINE_bool("fork", False, "Go on in --workdir although the config has changed.")
 QUIET = flags.DEFINE_bool("quiet", None, "No progress bar (default: where stdout is no terminal).")
+TIMINGS = flags.DEFINE_bool("timings", False, "Tell where the seconds before the first step go.")
 COORDINATOR = flags.DEFINE_string("coordinator", None, "HOST:PORT of process 0, of several.")
 NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "How many processes train together.")
 PROCESS_ID = flags.DEFINE_integer("process_id", None, "Which of them this one is, from 0.")
@@ -64,6 +65,7 @@ def main(argv: list[str]) -> int:
 
     from cxv_jax import distributed, machine, minutes
     from cxv_jax.interrupt import Interrupted
+    from cxv_jax.timings import Timings
     from cxv_jax.train import train_and_evaluate
 
     distributed.initialize(COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value)
@@ -72,9 +74,10 @@ def main(argv: list[str]) -> int:
     config, workdir, launched = the_config(), WORKDIR.value or default_workdir(), machine.launched()
     if MINUTES.present:
         config = minutes.within(config, Path(workdir), MINUTES.value, launched, command.say)
+    timings = Timings(launched) if TIMINGS.value else None
     train = partial(train_and_evaluate, quiet=QUIET.value, fork=FORK.value, say=command.say)
     try:
-        train(config, workdir, launched=launched)
+        train(config, workdir, launched=launched, timings=timings)
     except Interrupted as stopped:
         command.say(f"\ninterrupted: {stopped}", error=True)
         return 128 + stopped.signal

@@ -103,15 +103,39 @@ def test_a_session_weighs_by_the_training_split() -> None:
     assert session.phases[Phase.ONE]._step_config.class_weights == session.class_weights
 
 
+def test_a_number_for_each_class_is_taken_as_it_is() -> None:
+    told = "1,1,2.5,0,1,1,1,1,1,1"
+    session = Session.of(config_of(class_weights=told), dataset=unbalanced())
+    assert session.class_weights == (1, 1, 2.5, 0, 1, 1, 1, 1, 1, 1)
+    with pytest.raises(InputError, match="has 2 numbers, expected 10, for 0, 1, 2"):
+        Session.of(config_of(class_weights="1,2"), dataset=unbalanced())
+
+
+def test_a_balanced_order_shows_rare_classes_as_often() -> None:
+    config = config_of()
+    config.data.order, config.batch_size = "balanced", 8
+    session = Session.of(config, dataset=unbalanced())
+    labels = session.dataset.split("train").labels
+    loader = session.train_loader
+    index = np.concatenate([np.ravel(feed["index"]) for _, feed in loader.epoch(3)])
+    counts = np.bincount(labels[index], minlength=10)
+    assert abs(counts - len(labels) / 10).max() <= 1 + len(labels) % 8
+    config.class_weights = "balanced"
+    with pytest.raises(InputError, match="not both: rare classes would count twice"):
+        check_config(config)
+
+
 @pytest.mark.parametrize(
     ("field", "value", "words"),
     [
         ("class_weights", "balance", "'none', 'balanced'"),
+        ("class_weights", "1,nan", "'none', 'balanced'"),
+        ("class_weights", "0,0", "'none', 'balanced'"),
         ("select_by", "top5", "'top1', 'balanced_accuracy', 'macro_f1'"),
     ],
 )
 def test_nonsense_is_refused(field: str, value: str, words: str) -> None:
-    with pytest.raises(InputError, match=f"config.{field} = '{value}' must be one of {words}"):
+    with pytest.raises(InputError, match=f"config.{field} = '{value}' must be (one of )?{words}"):
         check_config(config_of(**{field: value}))
 
 

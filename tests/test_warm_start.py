@@ -167,7 +167,8 @@ def test_imported_weights_are_trained_on_and_resume_ends_with_the_same_bits(
         train.train_and_evaluate(config, tmp_path / "cut")
     shutil.rmtree(imported)
     monkeypatch.undo()
-    train.train_and_evaluate(config, tmp_path / "cut")
+    summary = train.train_and_evaluate(config, tmp_path / "cut")
+    assert summary.begun_with[0] == f"begun with {imported}: 32 of 32 arrays"
     whole, cut = (final_state(tmp_path / name) for name in ("whole", "cut"))
     chex.assert_trees_all_equal(whole, cut)
     kernel = weights["conv.0.weight"].transpose(2, 3, 1, 0)

@@ -64,7 +64,11 @@ def checked(
     """
     keep = sum(len(listed.files) for listed in splits.values()) * image_size**2 * 3 <= KEEP_BYTES
     attempt = functools.partial(_attempt, image_size=image_size, keep=keep)
-    found = {name: list(_threads().map(attempt, x.files)) for name, x in splits.items()}
+    # By number: a file's bytes may come from an archive, and are not to be there all at once.
+    found = {
+        name: list(_threads().map(lambda i, x=x: attempt(x.files[i]), range(len(x.files))))
+        for name, x in splits.items()
+    }
     for name, listed in splits.items():
         _report(listed, found[name], on_bad_image)
     deep = [item for items in found.values() for item in items if isinstance(item, Extent)]

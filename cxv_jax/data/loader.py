@@ -1,8 +1,9 @@
 """Batches in a fixed random order, from accelerator memory or streamed; both give the same ones.
 
 The order of training epoch ``e`` is ``permutation(fold_in(key(seed), e), n)`` without the last
-incomplete batch; evaluation goes through the split in its own order and pads the last batch. So
-batch ``s`` of epoch ``e`` depends on ``(seed, e, s)`` alone, and a run resumes at any of them.
+incomplete batch, or one in which all classes are equally frequent (see :mod:`.order`); evaluation
+goes through the split in its own order and pads the last batch. So batch ``s`` of epoch ``e``
+depends on ``(seed, e, s)`` alone, and a run resumes at any of them.
 """
 
 from collections.abc import Iterator
@@ -40,6 +41,7 @@ def make_loader(
     batch_sharding: NamedSharding,
     train: bool,
     kind: str = "auto",
+    order_kind: str = "shuffled",
     steps_per_call: int = 1,
     memory_share: float = 0.4,
     workers: int = 0,
@@ -54,6 +56,7 @@ def make_loader(
       train: shuffle and drop the last incomplete batch; or natural order, padded, with ``mask``.
       kind: ``resident``, ``streaming`` or ``auto``: resident if the pixels take less than
         ``memory_share`` of the memory of a device (the smallest, so that all processes agree).
+      order_kind: of training epochs: ``shuffled`` or ``balanced``, see :mod:`.order`.
       steps_per_call: steps in one feed of a resident loader; the tail of an epoch, and every feed
         of a streaming loader, has one.
       memory_share: see ``kind``.
@@ -71,6 +74,7 @@ def make_loader(
     common: dict[str, Any] = dict(
         batch_size=batch_size, seed=seed, batch_sharding=batch_sharding, train=train
     )
+    common["order_kind"] = order_kind
     if kind == "resident":
         return ResidentLoader(split, steps_per_call=steps_per_call, **common)
     if kind == "streaming":

@@ -24,12 +24,13 @@ class ResidentLoader:
         seed: int,
         batch_sharding: NamedSharding,
         train: bool,
+        order_kind: str = "shuffled",
         steps_per_call: int = 1,
     ):
         mesh, spec = batch_sharding.mesh, batch_sharding.spec
         self._copied = NamedSharding(mesh, P())
         self._batch_sharding = batch_sharding
-        self._seed, self._number, self._batch_size = seed, len(split), batch_size
+        self._seed = seed
         self._steps_per_call = steps_per_call
         self.steps_per_epoch = order.steps(len(split), batch_size, train)
         images = split.images[np.arange(len(split))]
@@ -38,7 +39,9 @@ class ResidentLoader:
             _steps_from, static_argnames="count", out_shardings=NamedSharding(mesh, P(None, *spec))
         )
         self._natural: Arrays = {}
-        if not train:
+        if train:
+            self._draw = order.drawing(split.labels, batch_size, order_kind, self._put)
+        else:
             index, real = order.natural(len(split), batch_size)
             self._natural = {"index": self._put(index), "mask": self._put(real.astype(np.float32))}
 
@@ -58,8 +61,7 @@ class ResidentLoader:
         return jax.lax.with_sharding_constraint({**taken, **masked}, self._batch_sharding)
 
     def _shuffled(self, epoch: int) -> jax.Array:
-        seed, epoch_ = self._put(np.int32(self._seed)), self._put(np.int32(epoch))
-        return order.shuffled(seed, epoch_, number=self._number, batch_size=self._batch_size)
+        return self._draw(self._put(np.int32(self._seed)), self._put(np.int32(epoch)))
 
     def _put(self, value: np.ndarray | np.generic) -> jax.Array:
         """Copy to every device, explicitly: the loop runs under a transfer guard."""

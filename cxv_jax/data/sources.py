@@ -11,26 +11,40 @@
                    usual names), or plain ``PATH/CLASS/*.jpg``; needs ``image_size``.
 ``csv:FILE``       Columns ``path``, ``label``, optional ``split``; paths are relative to the
                    file's folder; needs ``image_size``.
+``hf:NAME``        A set of the Hugging Face hub (``hf:NAME:CONFIG``), or ``hf:FOLDER`` of Parquet
+                   files; needs ``image_size`` and the extra ``hf``.
 ``npz:FILE``       ``images``, ``labels``, optional ``class_names``, ``test_images``, ...; also
                    MedMNIST's files, and ``x_train``, ``y_train``, ``x_test``, ...
 ================== ==========================================================================
 """
 
+import contextlib
 import dataclasses
+import logging
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from cxv_jax.data import cifar, csv_table, fashion_mnist, folder, npz, stored, tiny_imagenet
+from cxv_jax.data import (
+    cifar,
+    csv_table,
+    fashion_mnist,
+    folder,
+    hugging_face,
+    npz,
+    stored,
+    tiny_imagenet,
+)
 from cxv_jax.data.folds import Fold
 from cxv_jax.data.images import Resized
 from cxv_jax.data.splits import Dataset, Split, complete, only
 from cxv_jax.data.statistics import tell_odd
 from cxv_jax.errors import InputError, nearest
 
-OUTSIDE = ("folder", "csv", "npz")  # Kinds of sources that lie where the user says.
+OUTSIDE = ("folder", "csv", "hf", "npz")  # Kinds of sources that lie where the user says.
 MAX_SIZE = 4096  # Pixels a side: 50 MB an image.
 WORDS = {
     "on_bad_image": ("refuse", "skip"),
@@ -39,12 +53,13 @@ WORDS = {
 }
 KINDS = (
     *("digits", "cifar10", "cifar100", "fashion_mnist", "tiny_imagenet"),
-    *("tfds:NAME", "folder:PATH", "csv:FILE", "npz:FILE"),
+    *("tfds:NAME", "folder:PATH", "csv:FILE", "hf:NAME", "npz:FILE"),
 )
 MEANINGS = {
     **{"cifar": "cifar10", "imagenet": "tiny_imagenet", "fashion": "fashion_mnist"},
     **{"mnist": "digits", "numpy": "npz:file", "npz": "npz:file", "medmnist": "npz:file"},
     **{"csv": "csv:file", "table": "csv:file"},
+    **dict.fromkeys(("huggingface", "hugging_face", "datasets"), "hf:name"),
     **dict.fromkeys(("folder", "dir", "directory", "image_folder", "pictures"), "folder:path"),
     **dict.fromkeys(("tfds", "tensorflow_datasets"), "tfds:name"),
 }
@@ -124,7 +139,7 @@ def outside(
     """Open images that a trained run never saw, to evaluate it on all of them.
 
     Args:
-      source: ``folder:PATH``, ``csv:FILE`` or ``npz:FILE``.
+      source: ``folder:PATH``, ``csv:FILE``, ``hf:NAME`` or ``npz:FILE``.
       split: taken if the source has it; a source that has one part only is taken whole.
       class_names: of the run; a folder may lack some of them.
       image_size: pixels a side.
@@ -139,16 +154,33 @@ def outside(
     """
     kind, _, argument = source.partition(":")
     path = Path(argument).expanduser()
-    if kind in ("folder", "csv"):
-        reader = folder.read if kind == "folder" else csv_table.read
-        names, splits = reader(path, image_size, on_bad_image, class_names=class_names, white=white)
-    else:
-        names, splits = npz.read(path, white)
+    options: dict[str, Any] = {"class_names": class_names, "white": white}
+    match kind:
+        case "folder":
+            names, splits = folder.read(path, image_size, on_bad_image, **options)
+        case "csv":
+            names, splits = csv_table.read(path, image_size, on_bad_image, **options)
+        case "hf":
+            names, splits = hugging_face.read(argument, image_size, on_bad_image, **options)
+        case _:
+            names, splits = npz.read(path, white)
     whole = next(iter(splits.values())) if len(splits) == 1 else None
     found = splits.get(split) or whole
     if found is None:
         raise InputError(f"{source} has no {split} split, only {', '.join(splits)}")
     return Dataset(source, tuple(names), _resized({split: found}, image_size))
+
+
+@contextlib.contextmanager
+def untold() -> Iterator[None]:
+    """Within it nothing is said about what is odd in a source: another reading says it."""
+    logger = logging.getLogger("cxv_jax.data")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def is_outside(source: str, own: str) -> bool:
@@ -201,6 +233,8 @@ def _read(source: str, place: Path, image_size: int, on_bad_image: str) -> Parts
             return folder.read(Path(argument).expanduser(), image_size, on_bad_image)
         case "csv" if argument:
             return csv_table.read(Path(argument).expanduser(), image_size, on_bad_image)
+        case "hf" if argument:
+            return hugging_face.read(argument, image_size, on_bad_image)
         case "npz" if argument:
             return npz.read(Path(argument).expanduser())
         case "tfds" if argument:

@@ -38,6 +38,7 @@ class StreamingLoader:
         seed: int,
         batch_sharding: NamedSharding,
         train: bool,
+        order_kind: str = "shuffled",
         workers: int = 0,
     ):
         self._split, self._batch_size, self._train = split, batch_size, train
@@ -48,6 +49,8 @@ class StreamingLoader:
         self._rows = np.unique(np.concatenate(rows))
         self.data: Arrays = {}
         self.steps_per_epoch = order.steps(len(split), batch_size, train)
+        if train:
+            self._draw = order.drawing(split.labels, batch_size, order_kind, jax.device_put)
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[tuple[int, Arrays]]:
         """Yield ``(1, {"image": [1, batch, ...], "label"})``, with ``"mask"`` in evaluation."""
@@ -66,10 +69,7 @@ class StreamingLoader:
         if not self._train:
             index, real = order.natural(len(self._split), self._batch_size)
             return index, real.astype(np.float32)
-        seed, epoch_ = jax.device_put((self._seed, np.int32(epoch)))
-        number = len(self._split)
-        index = order.shuffled(seed, epoch_, number=number, batch_size=self._batch_size)
-        return jax.device_get(index), None
+        return jax.device_get(self._draw(*jax.device_put((self._seed, np.int32(epoch))))), None
 
     def _put(self, batch: dict[str, np.ndarray]) -> Arrays:
         put = jax.make_array_from_process_local_data

@@ -1,6 +1,7 @@
 """CIFAR-10 with few images a class: CXV as a pyramid and as published, beside four others.
 
-Five systems of 0.14 M parameters (within 3 %), each with the learning rate that was best for it.
+Systems of 0.14 M parameters (within 3 %), each with the learning rate that was best for it; one is
+``cxv_nano`` without attention, its parameters spent on width.
 The splits are those of limited-data benchmarks (``data.splits="gem"``): seed ``i`` trains split
 ``i``, on all of its images; test is read once, with the last weights. The rates are chosen on split
 0 alone: 60 % of its images train, 40 % validate, the same ``TRIALS`` for every system.
@@ -21,6 +22,7 @@ from experiments.configs.comparison import Systems, compare
 
 SYSTEMS: Systems = {
     "cxv_nano": {"name": "cxv_nano"},
+    "no_attention": {"name": "cxv_nano", "mixer": "none", "embed_dims": (38, 76)},  # The control.
     "cltv": {"name": "cltv", "embed_stride": 2, "depth": 3, "embed_dim": 36, "head_dim": 6},
     "resnet": {"name": "resnet18", "widths": (22, 44, 86), "depths": (1, 1, 1)},
     "convmixer": {"name": "convmixer", "embed_dim": 116, "patch_size": 4},
@@ -34,7 +36,7 @@ EPOCHS = {10: 200, 50: 100, 100: 60, 500: 20}
 Trial = tuple[float, int]  # Learning rate, batch size.
 TRIALS: dict[int, tuple[Trial, ...]] = {
     50: ((2e-3, 50), (5e-3, 50), (1e-2, 50)),
-    500: ((2e-3, 50), (2e-3, 25)),
+    500: ((1e-3, 25), (2e-3, 25)),
 }
 # The best trial by validation on split 0, see docs/results/limited_data/IMAGES-tune.
 CHOSEN: dict[int, dict[str, Trial]] = {
@@ -42,7 +44,7 @@ CHOSEN: dict[int, dict[str, Trial]] = {
         **dict.fromkeys(("cxv_nano", "cltv", "resnet", "convmixer"), (2e-3, 50)),
         "cct": (5e-3, 50),
     },
-    500: dict.fromkeys(SYSTEMS, (2e-3, 25)),  # Not tuned: the best of docs/results/ablation.
+    500: {"cxv_nano": (2e-3, 25), "resnet": (1e-3, 25)},
 }
 
 
@@ -54,7 +56,7 @@ def get_config(variant: str = "50") -> ConfigDict:
     only = [word for word in words if word != "tune"] or list(SYSTEMS)
     systems, training = {}, {}
     for name in only:
-        chosen = CHOSEN.get(count, {}).get(name, (2e-3, min(50, count)))
+        chosen = CHOSEN.get(count, {}).get(name, (2e-3, min(25, count)))  # If it was not tuned.
         for rate, batch in TRIALS.get(count, TRIALS[50]) if tune else (chosen,):
             label = (
                 f"{name}_{round(1e3 * rate)}e-3" + f"_of_{batch}" * (batch != 50) if tune else name

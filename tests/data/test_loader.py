@@ -78,6 +78,34 @@ def test_training_follows_the_formula(make, kind, epoch):
 
 
 @KINDS
+def test_a_balanced_order_shows_every_class_equally_often(kind):
+    """40, 16 and 8 images of the classes 0, 2 and 3: each is shown 21 or 22 times."""
+    labels = np.repeat(np.array([0, 2, 3], np.int32), (40, 16, 8))
+    split = Split(np.arange(64, dtype=np.uint8).reshape(64, 1, 1, 1).repeat(3, -1), labels)
+    loader = make_loader(
+        split,
+        batch_size=BATCH,
+        seed=3,
+        batch_sharding=make_sharding(1),
+        train=True,
+        kind=kind,
+        order_kind="balanced",
+    )
+    epochs = [joined(batches(loader, epoch)) for epoch in range(3)]
+    for got in epochs:
+        shown = np.bincount(got["image"][:, 0, 0, 0], minlength=64)
+        counts = [shown[labels == label].sum() for label in (0, 2, 3)]
+        assert sorted(counts) == [21, 21, 22]
+        np.testing.assert_array_equal(labels[got["image"][:, 0, 0, 0]], got["label"])
+        assert shown[:40].max() == 1
+        for label in (2, 3):
+            assert np.ptp(shown[labels == label]) <= 1
+    assert (epochs[0]["image"] != epochs[1]["image"]).any()
+    totals = np.sum([np.bincount(got["label"], minlength=4) for got in epochs], axis=0)
+    assert totals.tolist() == [64, 0, 64, 64]
+
+
+@KINDS
 def test_evaluation_sees_every_example_once(make, kind):
     loader = make(train=False, kind=kind, steps_per_call=3)
     got = joined(batches(loader))
