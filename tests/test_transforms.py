@@ -135,21 +135,22 @@ def products_in_float64(model: Any) -> Any:
 
     Of the features: the head is float32 in every model.
     """
-    model = model.clone(dtype="float64")
     wide = functools.partial(jax.tree.map, lambda x: np.asarray(x, np.float64))
-    variables, along = wide(inputs(model)), wide(direction(model))
+    operands = wide((inputs(model), random_images(2, 8, 8), direction(model)))
+    model = model.clone(dtype=jnp.float64)
 
-    def square(params: Any) -> Any:
-        every, images = {**variables, "params": params}, wide(random_images(2, 8, 8))
-        _, kept = model.apply(every, images, mutable="intermediates")
-        return jnp.mean(kept["intermediates"]["features"][0] ** 2)
+    def both(step: Any, variables: Any, images: Any, along: Any) -> Any:
+        def square(params: Any) -> Any:
+            every = {**variables, "params": params}
+            _, kept = model.apply(every, images, mutable="intermediates")
+            return jnp.mean(kept["intermediates"]["features"][0] ** 2)
 
-    def both(step: Any) -> Any:
         params = jax.tree.map(lambda x, d: x + step * d, variables["params"], along)
         return jax.jvp(jax.grad(square), (params,), (along,))
 
     with jax.enable_x64(True):
-        slopes, products = run(jax.vmap(both), 1e-7 * np.arange(-1.0, 2.0))
+        every = jax.vmap(both, (0, None, None, None))
+        slopes, products = run(every, 1e-7 * np.arange(-1.0, 2.0), *operands)
     return (
         jax.tree.map(lambda x: x[1], products),
         jax.tree.map(lambda x: (x[2] - x[0]) / 2e-7, slopes),
@@ -201,13 +202,13 @@ def test_every_model_under_every_transform(row: str, column: Callable[[Any], Non
 def test_vmap_of_forward_mode_equals_one_by_one(name: str) -> None:
     model = tiny(name)
 
-    def product(along: Any) -> Any:
-        at = functools.partial(loss, model, inputs(model), random_images(*IMAGES))
-        of = jax.grad(lambda params: at(params)[0])
-        return jax.jvp(of, (inputs(model)["params"],), (along,))[1]
+    def product(along: Any, variables: Any, images: Any) -> Any:
+        of = jax.grad(lambda params: loss(model, variables, images, params)[0])
+        return jax.jvp(of, (variables["params"],), (along,))[1]
 
     pair = jax.tree.map(lambda x: np.stack([x, -x]), direction(model))
-    there = run(jax.vmap(product), pair)
+    every = jax.vmap(product, (0, None, None))
+    there = run(every, pair, inputs(model), random_images(*IMAGES))
     assert_each_near(jax.tree.map(lambda x: x[0], there), forward_mode(model)[2], 1e-3)
     assert_each_near(jax.tree.map(lambda x: -x[1], there), forward_mode(model)[2], 1e-3)
 
