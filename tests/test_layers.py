@@ -1,5 +1,8 @@
 """Layers against their formulas, NumPy and plain jax.nn."""
 
+import functools
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -91,6 +94,14 @@ def test_dropout_keeps_and_scales(rate: float, shape: tuple) -> None:
     for lag in (1, 8, 16, 32, 250):  # Elements that share a random word must not be correlated.
         assert abs(np.corrcoef(flat[:-lag], flat[lag:])[0, 1]) < 5 * x.size**-0.5
     assert jnp.all(layers.Dropout(rate).apply({}, jnp.asarray(x), train=False) == x)
+
+
+@pytest.mark.parametrize("rate", [0.1, 0.5])
+def test_dropout_of_nothing_is_nothing(rate: float) -> None:
+    layer = layers.Dropout(rate)
+    drop: Any = functools.partial(layer.apply, {}, train=True, rngs={"dropout": jax.random.key(0)})
+    out, vjp = jax.vjp(drop, jnp.ones((0, 4)))
+    assert out.shape == vjp(out)[0].shape == (0, 4)
 
 
 @pytest.mark.parametrize("fan_in", [4, 100])

@@ -29,6 +29,8 @@ def check_arguments(query: Array, key: Array, value: Array, bias: Any, mask: Any
             "expected [..., length, heads, head_dim] with the same heads and head_dim, "
             f"got query {query.shape}, key {key.shape}, value {value.shape}"
         )
+    if query.shape[-1] == 0:
+        raise ValueError(f"head_dim must be at least 1, got query {query.shape}")
     check_floats(query=query, key=key, value=value)
     if mask is None:
         return None
@@ -67,6 +69,6 @@ def widened(*arrays: Array) -> list[Array]:
 
 def without_tokens(query: Array, key: Array, value: Array) -> Array | None:
     """What no tokens give, zeros as from ``jax.nn.dot_product_attention``; None where there are."""
-    if 0 not in (*query.shape[:-1], *key.shape[:-1]):
+    if 0 not in (*query.shape[:-1], *value.shape):
         return None
     return jnp.zeros((*query.shape[:-1], value.shape[-1]), value.dtype)

@@ -21,6 +21,7 @@ multiplied by ``N softmax_m(s mean_n(phi(q_n)) . phi(k_m))``, which raises the r
 The mean is of the queries where ``mask`` has the keys, so queries and keys are one sequence.
 """
 
+from functools import partial
 from typing import Literal, get_args
 
 import jax
@@ -30,6 +31,7 @@ from jaxtyping import Bool, Float
 
 from cxv_jax.attention.arguments import check_arguments, widened, without_tokens
 from cxv_jax.kernels import MASKED, divide, heads_first, product
+from cxv_jax.kernels.meshes import as_first
 
 Rule = Literal["softmax", "elu", "mala", "rala"]
 
@@ -82,11 +84,8 @@ def linear_attention(
             f"must be one sequence, got lengths {query.shape[-3]} and {key.shape[-3]}"
         )
     q, k, v = (heads_first(x) for x in widened(query, key, value))
-    if rule == "softmax":
-        out = _softmax_features(q, k, v, key_mask)
-    else:
-        out = _elu_features(q, k, v, key_mask, rule)
-    return heads_first(out).astype(value.dtype)
+    attend = _softmax_features if rule == "softmax" else partial(_elu_features, rule)
+    return heads_first(as_first(attend, q, k, v, key_mask)).astype(value.dtype)
 
 
 def _softmax_features(q: Array, k: Array, v: Array, key_mask: Array | None) -> Array:
@@ -104,7 +103,7 @@ def _softmax_features(q: Array, k: Array, v: Array, key_mask: Array | None) -> A
     return product("...nd,...de->...ne", q.astype(v.dtype), context.astype(v.dtype))
 
 
-def _elu_features(q: Array, k: Array, v: Array, key_mask: Array | None, rule: Rule) -> Array:
+def _elu_features(rule: Rule, q: Array, k: Array, v: Array, key_mask: Array | None) -> Array:
     """Sums over the tokens are means here: float16 holds no sum of 16,384 of them."""
     q, k = (jax.nn.elu(x.astype(jnp.float32)) + 1 for x in (q, k))
     kept = jnp.ones(k.shape[:-1]) if key_mask is None else key_mask.astype(jnp.float32)

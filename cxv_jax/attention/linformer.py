@@ -7,6 +7,7 @@ from jaxtyping import Bool, Float
 
 from cxv_jax.attention.arguments import check_arguments, widened, without_tokens
 from cxv_jax.kernels import heads_first, product
+from cxv_jax.kernels.meshes import as_first
 
 
 def linformer_attention(
@@ -57,12 +58,15 @@ def linformer_attention(
     if (nothing := without_tokens(query, key, value)) is not None:
         return nothing
     q, k, v = (heads_first(x) for x in widened(query, key, value))
+    return heads_first(as_first(_attend, q, k, v, key_mask, projection)).astype(value.dtype)
+
+
+def _attend(q: Array, k: Array, v: Array, key_mask: Array | None, projection: Array) -> Array:
     if key_mask is not None:
         k, v = (jnp.where(key_mask[..., None], x, 0) for x in (k, v))
     k, v = (_mix(x, projection).astype(x.dtype) for x in (k, v))
-    scores = query.shape[-1] ** -0.5 * product("...qd,...kd->...qk", q, k)
-    out = product("...qk,...ke->...qe", jax.nn.softmax(scores, axis=-1).astype(v.dtype), v)
-    return heads_first(out).astype(value.dtype)
+    scores = q.shape[-1] ** -0.5 * product("...qd,...kd->...qk", q, k)
+    return product("...qk,...ke->...qe", jax.nn.softmax(scores, axis=-1).astype(v.dtype), v)
 
 
 def _mix(x: Array, projection: Array) -> Array:

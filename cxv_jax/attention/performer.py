@@ -60,7 +60,7 @@ def performer_attention(
       (2, 100, 4, 8)
     """
     check_stabilizer(stabilizer)
-    if projection.shape[-1] != query.shape[-1]:
+    if projection.shape[-1] != query.shape[-1] or projection.size == 0:
         raise ValueError(f"projection {projection.shape} does not fit query {query.shape}")
     key_mask = check_arguments(query, key, value, bias, mask)
     if (nothing := without_tokens(query, key, value)) is not None:
@@ -69,7 +69,8 @@ def performer_attention(
     dtype, (query, key, value) = value.dtype, widened(query, key, value)
     tokens, whole_batch = (key, value, projection, key_mask), stabilizer == "batch"
     context = favor.key_sums(phi, _scores, *tokens, whole_batch=whole_batch)  # S and z.
-    out = favor.query_products(phi, query, context.astype(value.dtype), projection)
+    # Float32 context: of weights that are much alike, the query's gradient is a small difference.
+    out = favor.query_products(phi, query, context, projection)
     return divide(*jnp.split(out, [value.shape[-1]], -1), value.dtype).astype(dtype)
 
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float
 
-from cxv_jax.attention.arguments import check_floats
+from cxv_jax.attention.arguments import check_floats, check_stabilizer
 
 _UNWATCHED = 6  # Steps that no matrix can diverge in.
 
@@ -41,7 +41,8 @@ def iterative_pinv(
       The shape of ``matrix``.
 
     Raises:
-      ValueError: for what are no square matrices of floats, or fewer than 0 steps.
+      ValueError: for what are no square matrices of floats, fewer than 0 steps, or an unknown
+        stabilizer.
 
     Example:
       >>> import jax.numpy as jnp
@@ -54,6 +55,11 @@ def iterative_pinv(
             f"got {matrix.shape} and {iterations}"
         )
     check_floats(matrix=matrix)
+    check_stabilizer(stabilizer)
+    if matrix.dtype.itemsize < 4:  # Products of bfloat16 do not converge.
+        return iterative_pinv(matrix.astype(jnp.float32), iterations, stabilizer).astype(
+            matrix.dtype
+        )
     if matrix.ndim == 2:
         return iterative_pinv(matrix[None], iterations, stabilizer)[0]
     if matrix.size == 0:

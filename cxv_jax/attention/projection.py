@@ -31,11 +31,18 @@ def random_projection(
     Returns:
       float32 ``[num_features, head_dim]``.
 
+    Raises:
+      ValueError: for fewer than 1 row or column.
+
     Example:
       >>> import jax
       >>> random_projection(jax.random.key(0), num_features=16, head_dim=8).shape
       (16, 8)
     """
+    if num_features < 1 or head_dim < 1:
+        raise ValueError(
+            f"num_features and head_dim must be at least 1, got {num_features} and {head_dim}"
+        )
     block_rng, norm_rng = jax.random.split(rng)
     blocks = -(-num_features // head_dim)
     gaussian = jax.random.normal(block_rng, (blocks, head_dim, head_dim))

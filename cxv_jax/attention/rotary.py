@@ -40,18 +40,19 @@ def rotate(
     if x.shape[-1] % 2:
         raise ValueError(f"rotary positions need an even head_dim, got {x.shape[-1]}")
     check_floats(x=x)
-    cos, sin = (jnp.asarray(t) for t in _table(x.shape[-3], x.shape[-1]))
-    pairs = x.astype(jnp.float32).reshape(-1, *x.shape[-3:-1], x.shape[-1] // 2, 2)
+    axes = tuple(range(x.ndim - 3))
+    cos, sin = (jnp.expand_dims(t, axes) for t in _table(x.shape[-3], x.shape[-1]))
+    pairs = x.astype(jnp.float32).reshape(*x.shape[:-1], x.shape[-1] // 2, 2)
     even, odd = pairs[..., 0], pairs[..., 1]
     turned = jnp.stack([even * cos - odd * sin, odd * cos + even * sin], axis=-1)
     return turned.reshape(x.shape).astype(x.dtype)
 
 
 def _table(length: Any, head_dim: int) -> tuple[Any, Any]:
-    """Cosines and sines, ``[1, length, 1, head_dim / 2]``."""
+    """Cosines and sines, ``[length, 1, head_dim / 2]``."""
     numpy: Any = np if isinstance(length, int) else jnp  # jnp: of a symbol of jax.export.
     exponents = np.arange(0, head_dim, 2, dtype=np.float32) / np.float32(head_dim)
     frequencies = 1 / np.float32(10000) ** exponents
     angles = numpy.arange(length, dtype=np.float32)[:, None] * frequencies[None]
-    angles = angles[None, :, None]
+    angles = angles[:, None]
     return numpy.cos(angles), numpy.sin(angles)

@@ -26,8 +26,11 @@ def token_weights(
       key: ``[..., kv_length, heads, head_dim]``.
 
     Returns:
-      ``[..., kv_length, heads]``, float32; sums to 1 over the tokens where the rows of ``A`` do.
+      ``[..., kv_length, heads]``, float32; sums to 1 over the tokens where the rows of ``A`` do; 0
+      without queries.
     """
     out, back = jax.vjp(lambda value: attend(query, key, value), jnp.zeros_like(key))
+    if out.size == 0:
+        return jnp.zeros(key.shape[:-1])
     mean = jnp.zeros_like(out).at[..., 0].set(1 / out.shape[-3])  # Over queries, in one channel.
     return back(mean)[0][..., 0].astype(jnp.float32)

@@ -115,7 +115,7 @@ def dropout(x: Float[Array, "*shape"], rng: Array, rate: float) -> Float[Array, 
 def _drop(bits: int, rate: float, x: Array, words: Array) -> Array:
     shifts = jnp.arange(0, 32, bits, dtype=jnp.uint32).reshape((1,) * words.ndim + (-1,))
     fields = (words[..., None] >> shifts) & jnp.uint32(2**bits - 1)
-    fields = fields.reshape(*x.shape[:-1], -1)[..., : x.shape[-1]]
+    fields = jax.lax.collapse(fields, x.ndim - 1)[..., : x.shape[-1]]
     keep = fields >= jnp.uint32(min(round(rate * 2**bits), 2**bits - 1))
     return jnp.where(keep, x * (1 / (1 - rate)), 0).astype(x.dtype)
 

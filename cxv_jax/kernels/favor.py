@@ -50,13 +50,9 @@ def key_sums(
     Returns:
       ``[..., heads, features, value_dim + 1]``.
     """
-    k, batch = heads_first(key), () if whole_batch else key.shape[:-3]
+    find = partial(_winner, scores, () if whole_batch else key.shape[:-3])
     # No gradient: all that is used is an index.
-    both = dict(cpu=partial(_best, True, scores), default=partial(_best, False, scores))
-    best = as_first(partial(by_platform, **both), *jax.lax.stop_gradient((k, projection)))
-    if key_mask is not None:
-        best = jnp.where(key_mask[..., None], best, -jnp.inf)
-    winner = best.reshape(*batch, -1).argmax(-1)[..., None, None]
+    winner = as_first(find, *jax.lax.stop_gradient((heads_first(key), projection)), key_mask)
     # Around transposing and cutting too, or the parts would be kept besides the whole.
     run = checkpoint(partial(_sums, False, phi, scores), cpu=partial(_sums, True, phi, scores))
     return run(key, value, projection, winner, key_mask)
@@ -76,6 +72,17 @@ def query_products(phi: Features, query: Array, context: Array, projection: Arra
     """
     run = checkpoint(partial(_products, False, phi), cpu=partial(_products, True, phi))
     return run(query, context, projection)
+
+
+def _winner(
+    scores: Scores, batch: tuple[Any, ...], k: Array, projection: Array, key_mask: Array | None
+) -> Array:
+    """Which row of the heads' tokens has the largest score, ``[*batch, 1, 1]``."""
+    both = dict(cpu=partial(_best, True, scores), default=partial(_best, False, scores))
+    best = by_platform(k, projection, **both)
+    if key_mask is not None:
+        best = jnp.where(key_mask[..., None], best, -jnp.inf)
+    return best.reshape(*batch, -1).argmax(-1)[..., None, None]
 
 
 def _best(in_parts: bool, scores: Scores, k: Array, projection: Array) -> Array:

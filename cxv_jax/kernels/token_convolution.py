@@ -25,8 +25,18 @@ def token_convolution(
 
     Returns:
       ``[..., length, heads, head_dim]``.
+
+    Raises:
+      ValueError: for an even number of taps, other heads, or integers.
     """
-    return _convolution(value, kernel)
+    if kernel.ndim != 2 or kernel.shape[0] % 2 == 0 or kernel.shape[1] != value.shape[-2]:
+        raise ValueError(
+            f"expected a kernel [taps, {value.shape[-2]}] of an odd number of taps for value "
+            f"{value.shape}, got {kernel.shape}"
+        )
+    if not jnp.issubdtype(value.dtype, jnp.floating):
+        raise ValueError(f"value must be floats, got {value.dtype}: convert it to float32")
+    return value if value.size == 0 else _convolution(value, kernel)
 
 
 def _shift_and_add(value: Array, kernel: Array) -> Array:

@@ -53,17 +53,20 @@ def test_narrow_types_are_within_a_percent_at_16384_tokens(attend: Callable, dty
     assert jnp.linalg.norm(got.astype(jnp.float32) - want) < 0.01 * jnp.linalg.norm(want)
 
 
+@pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16])
 @pytest.mark.parametrize("attend", FUNCTIONS)
-def test_float16_gradients_are_within_a_percent_at_16384_tokens(attend: Callable) -> None:
+def test_narrow_gradients_are_within_a_percent_at_16384_tokens(
+    attend: Callable, dtype: Any
+) -> None:
     """Of a sum, where those of the keys and values add up."""
 
     def gradients(x: Any) -> Any:
         return jax.jit(jax.grad(lambda x: 8 * attend(*x).astype(jnp.float32).sum()))(x)
 
-    x = qkv(16_384, 1, jnp.float16)
+    x = qkv(16_384, 1, dtype)
     wide = gradients([a.astype(jnp.float32) for a in x])
     for got, want in zip(gradients(x), wide, strict=True):
-        assert got.dtype == jnp.float16
+        assert got.dtype == dtype
         assert jnp.linalg.norm(got.astype(jnp.float32) - want) < 0.01 * jnp.linalg.norm(want)
 
 
@@ -147,6 +150,13 @@ def test_pinvs_first_six_steps_are_the_plain_ones() -> None:
     np.testing.assert_array_equal(iterative_pinv(a), z)
 
 
+@pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16])
+def test_pinv_of_narrow_types_is_that_of_float32_rounded(dtype: Any) -> None:
+    a = (jnp.eye(5) + 0.1 * jnp.arange(25.0).reshape(5, 5) / 25).astype(dtype)
+    want = iterative_pinv(a.astype(jnp.float32), 20).astype(dtype)
+    np.testing.assert_array_equal(iterative_pinv(a, 20), want)
+
+
 @pytest.mark.parametrize("shape", [(3,), (2, 3, 4)])
 def test_pinv_refuses_what_is_not_square(shape: tuple[int, ...]) -> None:
     plain: Any = getattr(iterative_pinv, "__wrapped__", iterative_pinv)
@@ -154,3 +164,5 @@ def test_pinv_refuses_what_is_not_square(shape: tuple[int, ...]) -> None:
         plain(jnp.ones(shape))
     with pytest.raises(ValueError, match="must be floats"):
         plain(jnp.ones((3, 3), int))
+    with pytest.raises(ValueError, match="stabilizer must be"):
+        plain(jnp.ones((3, 3)), stabilizer="exmaple")

@@ -27,6 +27,13 @@ def test_scores_depend_on_distance_only() -> None:
     assert abs(scores[0, 1] - scores[0, 7]) > 0.1
 
 
+@pytest.mark.parametrize("shape", [(2, 3), (2, 0), (0,), ()])
+def test_any_number_of_batch_axes(shape: tuple[int, ...]) -> None:
+    x = np.random.default_rng(0).normal(size=(*shape, LENGTH, HEADS, DIM)).astype(np.float32)
+    flat = jnp.asarray(x.reshape(int(np.prod(shape)), LENGTH, HEADS, DIM))
+    np.testing.assert_array_equal(rotate(jnp.asarray(x)), rotate(flat).reshape(x.shape))
+
+
 def test_odd_head_dim_is_refused() -> None:
     with pytest.raises(ValueError, match="even head_dim, got 5"):
         rotate(jnp.ones((3, 1, 5)))
