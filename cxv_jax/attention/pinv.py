@@ -41,8 +41,7 @@ def iterative_pinv(
       The shape of ``matrix``.
 
     Raises:
-      ValueError: for what are no square matrices of floats, fewer than 0 steps, or an unknown
-        stabilizer.
+      ValueError: for no square matrices of floats, fewer than 0 steps, an unknown stabilizer.
 
     Example:
       >>> import jax.numpy as jnp
@@ -60,15 +59,9 @@ def iterative_pinv(
         return iterative_pinv(matrix.astype(jnp.float32), iterations, stabilizer).astype(
             matrix.dtype
         )
-    if matrix.ndim == 2:
-        return iterative_pinv(matrix[None], iterations, stabilizer)[0]
-    if matrix.size == 0:
-        return matrix
-    axes = None if stabilizer == "batch" else (-2, -1)
-    size = jnp.abs(matrix)
-    rows = size.sum(-1).max(axes, keepdims=True)[..., None]
-    columns = size.sum(-2).max(axes, keepdims=True)[..., None]
-    eye, scale = identity_like(matrix), rows * columns
+    if matrix.ndim == 2 or matrix.size == 0:
+        return iterative_pinv(matrix[None], iterations, stabilizer)[0] if matrix.size else matrix
+    eye, scale = identity_like(matrix), _sums(matrix, None if stabilizer == "batch" else (-2, -1))
 
     def step(z: Array, _: None) -> tuple[Array, None]:
         az = matrix @ z
@@ -77,7 +70,14 @@ def iterative_pinv(
     z = jnp.swapaxes(matrix, -1, -2) / jnp.where(scale == 0, 1, scale)
     z = jax.lax.scan(step, z, None, length=min(iterations, _UNWATCHED))[0]
     more = iterations - _UNWATCHED
-    return z if more <= 0 else _watched(step, matrix, z, more)
+    return _watched(step, matrix, z, more) if more > 0 else z
+
+
+def _sums(matrix: Array, axes: Any) -> Array:
+    """The largest row sum times the largest column sum of ``|matrix|``."""
+    size = jnp.abs(matrix)
+    rows, columns = (size.sum(axis).max(axes, keepdims=True)[..., None] for axis in (-1, -2))
+    return rows * columns
 
 
 def _watched(step: Any, matrix: Array, z: Array, steps: int) -> Array:
