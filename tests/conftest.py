@@ -4,13 +4,16 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from tests import quick_jax
+
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=8")
+os.environ.setdefault("XLA_FLAGS", quick_jax.flags(devices=8))
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(__file__).parents[1] / ".jax_cache"))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 
 import jax
+import psutil
 import pytest
 from absl import flags
 from hypothesis import HealthCheck, settings
@@ -38,9 +41,11 @@ from cxv_jax.kernels import threefry  # noqa: E402  (After the hook.)
 mlir.register_lowering(
     threefry2x32_p, mlir.lower_fun(threefry.threefry_2x32, multiple_results=True), platform="cpu"
 )
+quick_jax.share_contexts()
 flags.FLAGS.mark_as_parsed()  # Grain's workers refuse to start before flags are parsed.
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
+MUCH = 3 * 2**30  # Bytes, of a process.
 SHARED = Path(__file__).parents[2] / "shared"
 
 
@@ -54,6 +59,7 @@ def shared() -> Path:
 
 @pytest.fixture(autouse=True, scope="module")
 def _memory_is_given_back() -> Iterator[None]:
-    """Compiled programs of a finished module go; those that come back are read from disk."""
+    """Programs of finished modules go once they take much; those that come back are read."""
     yield
-    jax.clear_caches()
+    if psutil.Process().memory_info().rss > MUCH:
+        jax.clear_caches()

@@ -22,6 +22,7 @@ from cxv_jax.data.stored import Stored
 from cxv_jax.errors import InputError
 from cxv_jax.launch.command import as_flags
 from experiments.configs import digits
+from tests import quick_jax
 
 ROOT = Path(__file__).parents[1]
 SECONDS = 240  # A hang fails with its log, whatever else the machine does.
@@ -66,7 +67,7 @@ def free_address() -> str:
 
 def two_processes(workdir: Path, terminate_at: int = 0) -> list[tuple[int, str, str]]:
     """Train in two processes of two devices: exit code, stdout and stderr of both."""
-    environment = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
+    environment = {**os.environ, "XLA_FLAGS": quick_jax.flags(2)}
     environment |= {"CXV_ALLOCATOR": "off"}
     command = [sys.executable, "-c", PROGRAM, str(terminate_at), f"--workdir={workdir}"]
     command += ["--config=experiments/configs/digits.py:cpv"]

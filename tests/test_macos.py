@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from tests import quick_jax
+
 ROOT = Path(__file__).parents[1]
 SECONDS = 240
 
@@ -51,7 +53,8 @@ def on_macos(program: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-c", MACOS + program, *arguments],
         cwd=ROOT,
-        env={k: v for k, v in os.environ.items() if k not in ("CXV_ALLOCATOR", "XLA_FLAGS")},
+        env={k: v for k, v in os.environ.items() if k != "CXV_ALLOCATOR"}
+        | {"XLA_FLAGS": quick_jax.flags()},
         capture_output=True,
         text=True,
         timeout=SECONDS,

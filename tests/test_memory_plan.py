@@ -17,6 +17,7 @@ from cxv_jax.errors import InputError
 from cxv_jax.phase import Phase
 from cxv_jax.session import Session
 from experiments.configs import digits
+from tests import quick_jax
 
 ROOT = Path(__file__).parents[1]
 TINY = {"embed_dim": 16, "depth": 1, "num_heads": 1, "head_dim": 8}
@@ -180,7 +181,7 @@ def test_the_command_prints_overrides_that_the_config_takes(
     path = "experiments/configs/digits.py:mlp_mixer_nano"  # Compiles fast.
     given = ["--config.batch_size=6", "--config.micro_batch=2", "--config.model.depth=1"]
     command = [sys.executable, "-m", "experiments.plan", f"--config={path}", *given]
-    one_device = {**os.environ, "XLA_FLAGS": ""}
+    one_device = {**os.environ, "XLA_FLAGS": quick_jax.flags()}
     result = subprocess.run(
         [*command, "--memory_gb=1", "--config.model.image_size=8"],
         cwd=ROOT,

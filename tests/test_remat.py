@@ -14,6 +14,7 @@ from jax import Array
 
 from cxv_jax import models
 from cxv_jax.errors import InputError
+from tests import quick_jax
 
 TINY = {"embed_dim": 16, "depth": 2}
 HEADS = {**TINY, "num_heads": 2, "head_dim": 8}
@@ -44,7 +45,8 @@ def train_gradient(model: nn.Module, variables: Any) -> tuple[tuple[Array, Any],
         logits = model.apply({**variables, "params": params}, IMAGES, train=True, rngs=rngs)
         return optax.softmax_cross_entropy_with_integer_labels(logits, jnp.arange(4)).mean()
 
-    compiled = jax.jit(jax.value_and_grad(loss_fn)).lower(variables["params"], rng).compile()
+    lowered = jax.jit(jax.value_and_grad(loss_fn)).lower(variables["params"], rng)
+    compiled = lowered.compile(quick_jax.AS_USED)
     memory = compiled.memory_analysis()
     assert memory is not None
     return compiled(variables["params"], rng), memory.temp_size_in_bytes

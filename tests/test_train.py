@@ -1,11 +1,13 @@
 """The training loop: resumes bit for bit, same on 1 and 8 devices, honest in what it reports."""
 
+import functools
 import json
 import os
 import shutil
 import signal
 import time
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -69,6 +71,19 @@ def interrupt_after(monkeypatch: pytest.MonkeyPatch, calls: int, number: int) ->
     monkeypatch.setattr(report.Report, "update", update)
 
 
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tuple[Path, Summary]]:
+    """Trains ``tiny_config`` to its end, once a loader: the run's folder and its summary."""
+
+    @functools.cache
+    def run(loader: str) -> tuple[Path, Summary]:
+        config, folder = tiny_config(), tmp_path_factory.mktemp("finished") / "run"
+        config.data.loader = loader
+        return folder, train.train_and_evaluate(config, folder)
+
+    return run
+
+
 @pytest.mark.smoke
 @pytest.mark.parametrize(
     ("loader", "calls", "number"),
@@ -80,22 +95,25 @@ def interrupt_after(monkeypatch: pytest.MonkeyPatch, calls: int, number: int) ->
     ids=["in epoch 1", "in epoch 2, streaming", "in phase 2"],
 )
 def test_an_interrupted_run_ends_with_the_same_bits(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, loader: str, calls: int, number: int
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    finished: Callable[[str], tuple[Path, Summary]],
+    loader: str,
+    calls: int,
+    number: int,
 ) -> None:
-    config = tiny_config()
+    config, (folder, whole) = tiny_config(), finished(loader)
     config.data.loader = loader
-    whole = train.train_and_evaluate(config, tmp_path / "whole")
     with monkeypatch.context() as patch:
         interrupt_after(patch, calls, number)
         with pytest.raises(Interrupted) as stopped:
             train.train_and_evaluate(config, tmp_path / "cut")
     assert stopped.value.signal == number
     resumed = train.train_and_evaluate(config, tmp_path / "cut")
-    chex.assert_trees_all_equal(final_state(tmp_path / "whole"), final_state(tmp_path / "cut"))
+    chex.assert_trees_all_equal(final_state(folder), final_state(tmp_path / "cut"))
     assert resumed.phases == whole.phases
-    lines = [
-        (tmp_path / name / "metrics.jsonl").read_text().splitlines() for name in ("whole", "cut")
-    ]
+    runs = (folder, tmp_path / "cut")
+    lines = [(run / "metrics.jsonl").read_text().splitlines() for run in runs]
     epochs = [
         [(r["epoch"], r["train_loss"]) for r in map(json.loads, each) if r["kind"] == "epoch"]
         for each in lines
@@ -172,14 +190,16 @@ def test_the_handoff_starts_from_the_best_weights(tmp_path: Path) -> None:
     assert summary.phases["phase2"].test_top1 == summary.phases["phase1"].test_top1
 
 
-def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_checkpoint(tmp_path: Path) -> None:
-    config = tiny_config()
-    train.train_and_evaluate(config, tmp_path)
-    before = Checkpointer(tmp_path / "checkpoints").steps()
+def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_checkpoint(
+    finished: Callable[[str], tuple[Path, Summary]], tmp_path: Path
+) -> None:
+    config, folder = tiny_config(), tmp_path / "run"
+    shutil.copytree(finished("resident")[0], folder)
+    before = Checkpointer(folder / "checkpoints").steps()
     config.phase2.epochs, config.phase2.learning_rate = 3, 1e30
     with pytest.raises(InputError, match=r"loss is (nan|inf) in step \d of epoch \d"):
-        train.train_and_evaluate(config, tmp_path, fork=True)
-    assert set(before) <= set(Checkpointer(tmp_path / "checkpoints").steps())
+        train.train_and_evaluate(config, folder, fork=True)
+    assert set(before) <= set(Checkpointer(folder / "checkpoints").steps())
 
 
 @pytest.mark.parametrize("ema", [0.0, 0.9])

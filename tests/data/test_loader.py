@@ -17,6 +17,7 @@ from cxv_jax.data.resident import ResidentLoader
 from cxv_jax.data.splits import Split
 from cxv_jax.data.streaming import StreamingLoader
 from cxv_jax.errors import InputError
+from tests import quick_jax
 
 NUMBER, BATCH, STEPS = 59, 8, 7
 KINDS = pytest.mark.parametrize("kind", ["resident", "streaming"])
@@ -233,7 +234,7 @@ def test_each_process_streams_only_its_own_rows():
     with socket.socket() as free:
         free.bind(("localhost", 0))
         address = f"localhost:{free.getsockname()[1]}"
-    environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
+    environment = {**os.environ, "XLA_FLAGS": quick_jax.flags()}
     processes = [
         subprocess.Popen(
             [sys.executable, "-c", PROCESS, address, str(i)],

@@ -18,13 +18,14 @@ import psutil
 from ml_collections import ConfigDict
 
 from experiments.configs import digits
+from tests import quick_jax
 
 ROOT = Path(__file__).parents[2]
 # What depends on time, place and memory.
 MEASURED = {"seconds", "images_per_second", "peak_memory_bytes", "date", "command", "workdir"}
 MEASURED |= {"revision"}  # A tree may be edited while tests run.
 SETTINGS = {
-    **{"JAX_PLATFORMS": "cpu", "XLA_FLAGS": "", "CXV_ALLOCATOR": "off"},
+    **{"JAX_PLATFORMS": "cpu", "XLA_FLAGS": quick_jax.flags(), "CXV_ALLOCATOR": "off"},
     **{"JAX_DISABLE_MOST_OPTIMIZATIONS": "1", "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"},
 }
 CACHE = {"JAX_COMPILATION_CACHE_DIR": str(ROOT / ".jax_cache")}  # Unless there is one.
