@@ -23,13 +23,10 @@ WHOLE, SPLIT = PartitionSpec(), PartitionSpec("data")
 STEP = 1e-3
 IMAGES = (8, 8, 8)
 
-# XLA's newer code generator for CPUs takes three times as long to compile these.
-OPTIONS = {"xla_cpu_use_fusion_emitters": False}
-
 
 def run(function: Callable[..., Any], *operands: Any) -> Any:
     """In one program; the results in NumPy's arrays, whose arithmetic compiles nothing."""
-    return jax.device_get(jax.jit(function, compiler_options=OPTIONS)(*operands))
+    return jax.device_get(jax.jit(function)(*operands))
 
 
 @functools.cache  # Some names differ in nothing but size: one model.
@@ -173,7 +170,7 @@ def shard_map(model: Any) -> None:
 def on_mesh(model: Any, function: Callable[..., Any]) -> None:
     variables = jax.device_put(inputs(model), NamedSharding(MESH, WHOLE))
     images = jax.device_put(random_images(*IMAGES), NamedSharding(MESH, SPLIT))
-    value, logits, slopes = jax.jit(function, compiler_options=OPTIONS)(variables, images)
+    value, logits, slopes = jax.jit(function)(variables, images)
     assert logits.sharding.spec[0] == "data"
     assert not any(any(x.sharding.spec) for x in jax.tree.leaves(slopes))
     assert_each_near(jax.device_get((value, logits, slopes)), forward_mode(model)[0])

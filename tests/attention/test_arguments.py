@@ -45,15 +45,6 @@ def test_a_mask_of_other_heads_is_refused(attend: Callable, shape: tuple[int, ..
         linformer_attention(x, x, x, mask=jnp.ones(shape, bool), projection=jnp.ones((5, 2)))
 
 
-<<<<<<< HEAD
-@pytest.mark.parametrize(
-    ("name", "sizes"), [("cpv", {"depth": 1}), ("cvt_ms", {"depths": (1, 1, 1)})]
-)
-def test_training_without_a_dropout_key_is_one_clear_error(
-    name: str, sizes: dict[str, Any]
-) -> None:
-    model, image = models.create(name, **sizes), jnp.zeros((1, 32, 32, 3))
-=======
 @pytest.mark.parametrize("attend", FUNCTIONS[:-1])
 def test_values_without_channels_are_empty_and_heads_without_are_refused(attend: Callable) -> None:
     x = jnp.ones((2, 5, 2, 8))
@@ -95,10 +86,13 @@ def test_what_a_token_convolution_cannot_take(value: Any, kernel: Any, message: 
         plain(value, kernel)
 
 
-@pytest.mark.parametrize("name", ["cpv", "cvt_ms"])
-def test_training_without_a_dropout_key_is_one_clear_error(name: str) -> None:
-    model, image = models.create(name), jnp.zeros((1, 32, 32, 3))
->>>>>>> codebase
+@pytest.mark.parametrize(
+    ("name", "sizes"), [("cpv", {"depth": 1}), ("cvt_ms", {"depths": (1, 1, 1)})]
+)
+def test_training_without_a_dropout_key_is_one_clear_error(
+    name: str, sizes: dict[str, Any]
+) -> None:
+    model, image = models.create(name, **sizes), jnp.zeros((1, 32, 32, 3))
     variables = jax.eval_shape(model.init, jax.random.key(0), image)
     with pytest.raises(InputError, match="needs a random key for dropout"):
         jax.eval_shape(
