@@ -29,8 +29,7 @@ MASK = nn.make_attention_mask(jnp.ones((2, 1)), KEPT)
 
 def linen(attend: Callable, x: jax.Array, mask: Any = None, **settings: Any) -> tuple[Any, Any]:
     layer = nn.MultiHeadDotProductAttention(3, attention_fn=for_flax(attend), **settings)
-    run = partial(layer.init_with_output, mask=mask, deterministic=True)
-    return jax.jit(run)(jax.random.key(1), x)
+    return layer.init_with_output(jax.random.key(1), x, mask=mask, deterministic=True)
 
 
 def nnx_layer(attend: Callable, **settings: Any) -> nnx.MultiHeadAttention:
@@ -40,15 +39,10 @@ def nnx_layer(attend: Callable, **settings: Any) -> nnx.MultiHeadAttention:
 
 def by_hand(attend: Callable, x: jax.Array, params: Any, mask: Any) -> jax.Array:
     """Projections, attention, projection: the biases begin at 0."""
-
-    @jax.jit
-    def run(x: jax.Array, params: Any) -> jax.Array:
-        q, k, v = (
-            jnp.einsum("bnc,chd->bnhd", x, params[n]["kernel"]) for n in ("query", "key", "value")
-        )
-        return jnp.einsum("bnhd,hdc->bnc", attend(q, k, v, mask=mask), params["out"]["kernel"])
-
-    return run(x, params)
+    q, k, v = (
+        jnp.einsum("bnc,chd->bnhd", x, params[name]["kernel"]) for name in ("query", "key", "value")
+    )
+    return jnp.einsum("bnhd,hdc->bnc", attend(q, k, v, mask=mask), params["out"]["kernel"])
 
 
 @pytest.mark.parametrize("attend", FUNCTIONS, ids=NAMES)
@@ -92,8 +86,7 @@ def test_what_linear_attention_cannot_honour_is_refused() -> None:
     layer = nn.MultiHeadDotProductAttention(
         3, attention_fn=for_flax(linear_attention), dropout_rate=0.5
     )
-    init = jax.jit(partial(layer.init, deterministic=True))
-    variables = init(jax.random.key(1), X)
+    variables = layer.init(jax.random.key(1), X, deterministic=True)
     rngs = {"dropout": jax.random.key(2)}
     with pytest.raises(ValueError, match="dropout_rate = 0.5: linear attention forms no weights"):
         layer.apply(variables, X, deterministic=False, rngs=rngs)
