@@ -69,7 +69,7 @@ def performer_attention(
     dtype, (query, key, value) = value.dtype, widened(query, key, value)
     tokens, whole_batch = (key, value, projection, key_mask), stabilizer == "batch"
     context = favor.key_sums(phi, _scores, *tokens, whole_batch=whole_batch)  # S and z.
-    out = favor.query_products(phi, query, context, projection)  # Float32, see numerics.md.
+    out = favor.query_products(phi, query, context.astype(value.dtype), projection)
     return divide(*jnp.split(out, [value.shape[-1]], -1), value.dtype).astype(dtype)
 
 
