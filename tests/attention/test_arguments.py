@@ -87,7 +87,7 @@ def test_what_a_token_convolution_cannot_take(value: Any, kernel: Any, message: 
 
 
 @pytest.mark.parametrize(
-    ("name", "sizes"), [("cpv", {"depth": 1}), ("cvt_ms", {"depths": (1, 1, 1)})]
+    ("name", "sizes"), [("cpv", {"depth": 1}), ("cvt_ms", {"depths": (1, 1, 2)})]
 )
 def test_training_without_a_dropout_key_is_one_clear_error(
     name: str, sizes: dict[str, Any]
