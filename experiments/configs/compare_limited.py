@@ -41,8 +41,8 @@ TRIALS: dict[int, tuple[Trial, ...]] = {
 # The best trial by validation on split 0, see docs/results/limited_data/IMAGES-tune.
 CHOSEN: dict[int, dict[str, Trial]] = {
     50: {
-        **dict.fromkeys(("cxv_nano", "cltv", "resnet", "convmixer"), (2e-3, 50)),
-        "cct": (5e-3, 50),
+        **dict.fromkeys(("cltv", "convmixer"), (2e-3, 50)),
+        **{"cct": (5e-3, 50), "cxv_nano": (1e-3, 25), "resnet": (2e-3, 25)},
     },
     500: {"cxv_nano": (2e-3, 25), "resnet": (1e-3, 25)},
 }
