@@ -6,6 +6,7 @@ same bits compile about twenty times and run about four times as fast.
 """
 
 import math
+from collections.abc import Callable
 from functools import partial
 
 import jax
@@ -13,6 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 from jax.extend import random as extend
+
+from cxv_jax.kernels.dispatch import by_platform
 
 ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))
 PARITY = np.uint32(0x1BD11BDA)
@@ -70,6 +73,22 @@ def _split(key: Array, shape: tuple[int, ...]) -> Array:
 
 
 def _random_bits(key: Array, bit_width: int, shape: tuple[int, ...]) -> Array:
+    draw = partial(_drawn, bit_width, shape)
+    return by_platform(key, cpu=partial(_apart, draw), default=draw)
+
+
+def _apart(draw: Callable[[Array], Array], key: Array) -> Array:
+    """``draw(key)`` from a branch that is always taken, which XLA does not know.
+
+    It would join the hash, cheap operations all, to every loop that reads the words: once for each
+    pixel of an image that is turned by one angle, for each of the 32 elements that take a bit.
+    """
+    always = lax.population_count(key[0]) <= 32
+    # The other branch draws too: what it gives has the same place on every mesh.
+    return lax.cond(always, draw, lambda key: ~draw(key), key)
+
+
+def _drawn(bit_width: int, shape: tuple[int, ...], key: Array) -> Array:
     high, low = _counted(key, shape)
     if bit_width == 64:
         return high.astype(jnp.uint64) << jnp.uint64(32) | low.astype(jnp.uint64)

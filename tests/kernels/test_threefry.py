@@ -1,13 +1,17 @@
 """Tests of the random bits: JAX's own and the algorithm's published answers are the references."""
 
+import re
 import subprocess
 import sys
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
+from jax import Array
 
-from cxv_jax.kernels import threefry
+from cxv_jax.kernels import elementwise, threefry
+from tests import quick_jax
 
 
 def test_keys_bits_and_numbers_are_those_of_jax() -> None:
@@ -32,3 +36,16 @@ def test_the_published_answers() -> None:
 def test_too_many_at_once() -> None:
     with pytest.raises(ValueError, match="the most are 4294967295"):
         jax.jit(lambda: jax.random.bits(threefry.key(0), (2**16, 2**16))).lower()
+
+
+def test_no_loop_hashes_a_word_for_each_element_that_reads_it() -> None:
+    def drop(key: Array, x: Array) -> Array:
+        return elementwise.dropout(x, key, 0.5)
+
+    x = jnp.ones((8, 1024))
+    text = jax.jit(drop).lower(threefry.key(0), x).compile(quick_jax.AS_USED).as_text()
+    hashing = [part for part in text.split("\n\n") if part.count(" xor(") >= 20]
+    roots = [re.findall(r"ROOT [^=]+= \w+\[([\d,]*)\]", part)[-1] for part in hashing]
+    sizes = [np.prod([int(n) for n in root.split(",")]) for root in roots]
+    assert sizes
+    assert max(sizes) <= x.size // 32  # So many elements take a bit of one word.
