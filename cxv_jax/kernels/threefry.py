@@ -74,18 +74,21 @@ def _split(key: Array, shape: tuple[int, ...]) -> Array:
 
 def _random_bits(key: Array, bit_width: int, shape: tuple[int, ...]) -> Array:
     draw = partial(_drawn, bit_width, shape)
-    return by_platform(key, cpu=partial(_apart, draw), default=draw)
+    return by_platform(key, cpu=partial(_apart, draw, shape), default=draw)
 
 
-def _apart(draw: Callable[[Array], Array], key: Array) -> Array:
+def _apart(draw: Callable[[Array], Array], shape: tuple[int, ...], key: Array) -> Array:
     """``draw(key)`` from a branch that is always taken, which XLA does not know.
 
     It would join the hash, cheap operations all, to every loop that reads the words: once for each
     pixel of an image that is turned by one angle, for each of the 32 elements that take a bit.
     """
-    always = lax.population_count(key[0]) <= 32
-    # The other branch draws too: what it gives has the same place on every mesh.
-    return lax.cond(always, draw, lambda key: ~draw(key), key)
+    dtype = jax.eval_shape(draw, key).dtype
+
+    def never(key: Array) -> Array:  # Made of the key, so that it has the draw's place on a mesh.
+        return jnp.broadcast_to(key[0].astype(dtype), shape)
+
+    return lax.cond(lax.population_count(key[0]) <= 32, draw, never, key)
 
 
 def _drawn(bit_width: int, shape: tuple[int, ...], key: Array) -> Array:
