@@ -2,6 +2,7 @@
 
 import functools
 import json
+import shlex
 import sys
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ FROM_JSON = FOLDER / "from_json.py"
 
 def compare(config: ConfigDict, workdir: Path, module: str) -> int:
     """Carry out a comparison that ``python -m MODULE`` was asked for; return the exit code."""
-    typed = " ".join([f"python -m {module}", *sys.argv[1:]])
+    typed = f"python -m {module} {shlex.join(sys.argv[1:])}"
     with Interrupt() as interrupt:
         try:
             launch = launcher(workdir / ".lock", interrupt)
