@@ -13,11 +13,12 @@ from cxv_jax.config_fields import described
 from cxv_jax.launch.fields import field_names
 from cxv_jax.models import MODELS
 from experiments.__main__ import COMMANDS, LISTS
-from experiments.configs import FOLDER
+from experiments.configs import FOLDER, compare_digits
 from tests.test_docs import GUIDES, PAGES, ROOT
 from tests.test_package import PROJECT
 
 FIELDS = {x for m in MODELS for x in field_names(base(m, "digits").to_dict())}
+FIELDS |= set(compare_digits.get_config())  # A comparison's own.
 OTHERS = {  # What else a block may call, and what must hold of the call.
     "make": lambda words: all(
         f"\n{w}:" in (ROOT / "Makefile").read_text() for w in words if "=" not in w
