@@ -18,7 +18,7 @@ from tests.test_docs import GUIDES, PAGES, ROOT
 from tests.test_package import PROJECT
 
 FIELDS = {x for m in MODELS for x in field_names(base(m, "digits").to_dict())}
-FIELDS |= set(compare_digits.get_config())  # A comparison's own.
+COMPARED = FIELDS | set(compare_digits.get_config())  # With a comparison's own.
 OTHERS = {  # What else a block may call, and what must hold of the call.
     "make": lambda words: all(
         f"\n{w}:" in (ROOT / "Makefile").read_text() for w in words if "=" not in w
@@ -78,10 +78,11 @@ def check(words: list[str]) -> None:
     if not module.startswith(("experiments.", "benchmarks.", "tests.")):
         assert module in ("venv", "pytest", "experiments", "cxv_jax", "pip")
         return
+    fields = COMPARED if module == "experiments.compare" else FIELDS
     for word in words[3:]:
         name, _, value = word.partition("=")
         if name.startswith("--config.") and name != "--config.FIELD":
-            assert name.removeprefix("--config.") in FIELDS, word
+            assert name.removeprefix("--config.") in fields, word
         elif name.startswith("--config.") or name == "--help":
             continue
         elif name.startswith("--"):
