@@ -1,18 +1,20 @@
-"""What the parts of the pyramid are worth: CIFAR-10, 50 images a class, ``cxv_nano``.
+"""What the parts of the pyramid are worth: CIFAR-10, few images a class, ``cxv_nano``.
 
 One change at a time from the default: the mixer, the rule of its attention, the normaliser, the
 stem, the skip path, the MLP, the batch size; and a ResNet of the same number of parameters.
-``none`` has no attention at all. Validation is 400 images a class that no run trains on
-(``data.splits="gem"``: the 400 behind the 50), so that choices by it say something.
+``none`` has no attention at all; ``none_wide`` spends the parameters of attention on width.
+Validation is 400 images a class that no run trains on (``data.splits="gem"``: the 400 behind those
+that train), so that choices by it say something.
 
-Variants: ``compare_ablation.py:none,mala`` keeps some of the systems.
-Command: ``python -m experiments.compare --config=experiments/configs/compare_ablation.py
---config.data.data_dir=FOLDER --workdir=docs/results/ablation`` with CIFAR-10 in FOLDER.
-Hardware, time, accuracy: docs/results/ablation, which is begun: one seed, some of the systems.
+Variants: ``compare_ablation.py:IMAGES[,SYSTEM...]``, ``IMAGES`` a class: 50 or 100.
+Command: ``python -m experiments.compare --config=experiments/configs/compare_ablation.py:100
+--config.data.data_dir=FOLDER --workdir=docs/results/ablation/100`` with CIFAR-10 in FOLDER.
+Hardware, time, accuracy: docs/results/ablation.
 """
 
 from ml_collections import ConfigDict
 
+from cxv_jax.errors import InputError
 from experiments.configs import cifar10, compare_limited
 from experiments.configs.comparison import Systems, compare
 
@@ -20,6 +22,7 @@ FULL_STEM = {"stem_strides": (1, 1), "strides": (2, 2)}
 CHANGES: Systems = {
     "default": {},
     "none": {"mixer": "none"},
+    "none_wide": compare_limited.SYSTEMS["no_attention"],
     "softmax_features": {"rule": "softmax"},
     "mala": {"rule": "mala"},
     "rala": {"rule": "rala"},
@@ -48,12 +51,19 @@ SYSTEMS: Systems = {
 }
 
 
-def get_config(only: str = "") -> ConfigDict:
-    recipe = cifar10.get_config("cxv_nano,small")
+EPOCHS = {50: 100, 100: 60}
+
+
+def get_config(variant: str = "100") -> ConfigDict:
+    images, *only = variant.split(",")
+    if images not in (known := [str(n) for n in EPOCHS]):
+        raise InputError(f"unknown number of images {images!r}; choose from {', '.join(known)}")
+    recipe, count = cifar10.get_config("cxv_nano,small"), int(images)
     recipe.batch_size = 25
-    recipe.data.update(splits="gem", subset_per_class=450, val_per_class=400, val_fraction=0.0)
-    recipe.phase1.update(epochs=100, warmup_epochs=5, learning_rate=2e-3)
-    config = compare(recipe, SYSTEMS, only)
+    recipe.data.update(splits="gem", subset_per_class=count + 400, val_per_class=400)
+    recipe.data.val_fraction, epochs = 0.0, EPOCHS[count]
+    recipe.phase1.update(epochs=epochs, warmup_epochs=epochs // 20, learning_rate=2e-3)
+    config = compare(recipe, SYSTEMS, ",".join(only))
     large = {name: {"batch_size": 50} for name in config.systems if name.endswith("batch_50")}
     config.training = ConfigDict(large)
     config.handoff, config.seeds = "without", (0, 1, 2)
