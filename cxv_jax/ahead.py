@@ -16,13 +16,10 @@ class Ahead:
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="compile")
         self._programs: dict[Any, Future[Any]] = {}
 
-    @property
-    def begun(self) -> bool:
-        """Whether anything was ever given to it."""
-        return bool(self._programs)
-
     def compile(self, name: Any, lower: Callable[[], Any]) -> None:
-        """Queue ``lower().compile()``."""
+        """Queue ``lower().compile()``; of no effect for a name that was given before."""
+        if name in self._programs:
+            return
         self._programs[name] = self._pool.submit(lambda: lower().compile())
 
     def wait(self, name: Any) -> None:

@@ -176,6 +176,8 @@ class Run:
         latest = self.checkpointer.latest_step()
         if latest is None:
             start = self._start()
+            if jax.process_count() == 1:
+                self.session.compile_first(self.ahead, Phase.ONE)
             begun = self.session.phases[Phase.ONE].begin(start.arrays)
             return begun, Progress(begun_with=list(start.told))
         meta = self._meta(latest)

@@ -208,7 +208,7 @@ def run_epoch(run: Run, report: Report, interrupt: Interrupt) -> None:
             run.state, sums = update(run.state, rng, loader.data, feed)
         if late is not None:
             read_metrics(run, report, *late)
-        elif not run.ahead.begun and jax.process_count() == 1:
+        elif jax.process_count() == 1:
             run.session.compile_ahead(run.ahead, progress.phase, feed)
         late = (count, sums)
         if asked():

@@ -47,8 +47,20 @@ def test_a_run_asks_for_both_and_waits(tmp_path: Path, monkeypatch: pytest.Monke
         monkeypatch.setattr(owner, "lower", lambda self, *_: asked.append(type(self)))
     monkeypatch.setattr(Ahead, "wait", lambda self, name: waited.append(name))
     train_and_evaluate(tiny_config("cltv"), tmp_path / "run")
-    assert asked == [Evaluator, WiredPhase]
-    assert {"val", Phase.TWO} <= set(waited)
+    assert asked == [WiredPhase, Evaluator, WiredPhase]
+    assert {Phase.ONE, "val", Phase.TWO} <= set(waited)
+
+
+def test_the_first_update_compiles_while_the_state_is_made() -> None:
+    session, ahead, seen = Session.of(tiny_config("cltv")), Ahead(), compilations()
+    session.compile_first(ahead, Phase.ONE)
+    loader, state, rng = session.train_loader, session.phases[Phase.ONE].begin(), session.rng
+    feed = next(iter(loader.epoch(0)))[1]
+    ahead.wait(Phase.ONE)
+    before = len(seen)
+    session.phases[Phase.ONE].update(state, rng, loader.data, feed)
+    assert len(seen) == before > 0
+    ahead.close()
 
 
 def test_what_cannot_compile_is_left_to_the_call() -> None:
@@ -56,4 +68,5 @@ def test_what_cannot_compile_is_left_to_the_call() -> None:
     ahead.compile("bad", lambda: 1 / 0)
     ahead.wait("bad")
     ahead.wait("unknown")
+    ahead.compile("bad", lambda: pytest.fail("was asked before"))
     ahead.close()
