@@ -73,17 +73,19 @@ def _split(key: Array, shape: tuple[int, ...]) -> Array:
 
 
 def _random_bits(key: Array, bit_width: int, shape: tuple[int, ...]) -> Array:
-    draw = partial(_drawn, bit_width, shape)
-    return by_platform(key, cpu=partial(_apart, draw, shape), default=draw)
+    dtype = np.dtype(f"uint{bit_width}")
+    draw = partial(_drawn, dtype, shape)
+    return by_platform(key, cpu=partial(_apart, draw, dtype, shape), default=draw)
 
 
-def _apart(draw: Callable[[Array], Array], shape: tuple[int, ...], key: Array) -> Array:
+def _apart(
+    draw: Callable[[Array], Array], dtype: np.dtype, shape: tuple[int, ...], key: Array
+) -> Array:
     """``draw(key)`` from a branch that is always taken, which XLA does not know.
 
     It would join the hash, cheap operations all, to every loop that reads the words: once for each
     pixel of an image that is turned by one angle, for each of the 32 elements that take a bit.
     """
-    dtype = jax.eval_shape(draw, key).dtype
 
     def never(key: Array) -> Array:  # Made of the key, so that it has the draw's place on a mesh.
         return jnp.broadcast_to(key[0].astype(dtype), shape)
@@ -91,11 +93,11 @@ def _apart(draw: Callable[[Array], Array], shape: tuple[int, ...], key: Array) -
     return lax.cond(lax.population_count(key[0]) <= 32, draw, never, key)
 
 
-def _drawn(bit_width: int, shape: tuple[int, ...], key: Array) -> Array:
+def _drawn(dtype: np.dtype, shape: tuple[int, ...], key: Array) -> Array:
     high, low = _counted(key, shape)
-    if bit_width == 64:
-        return high.astype(jnp.uint64) << jnp.uint64(32) | low.astype(jnp.uint64)
-    return (high ^ low).astype({8: jnp.uint8, 16: jnp.uint16, 32: jnp.uint32}[bit_width])
+    if dtype == jnp.uint64:
+        return high.astype(dtype) << dtype.type(32) | low.astype(dtype)
+    return (high ^ low).astype(dtype)
 
 
 IMPLEMENTATION = extend.define_prng_impl(
