@@ -1,6 +1,5 @@
 """Where the seconds before the first step go."""
 
-import threading
 import time
 from collections import defaultdict
 from typing import NamedTuple
@@ -22,7 +21,7 @@ class Stage(NamedTuple):
     Attributes:
       name: in words.
       seconds: by the clock.
-      of_these: seconds of the main thread by ``COLUMNS``.
+      of_these: seconds of all threads by ``COLUMNS``.
     """
 
     name: str
@@ -31,16 +30,17 @@ class Stage(NamedTuple):
 
 
 class Timings:
-    """Stages from the launch to the first step, each with what JAX did in it on this thread.
+    """Stages from the launch to the first step, each with what JAX did in it on all threads.
 
-    Tracing a function within another counts once for each, so a column may exceed its stage.
+    The update compiles beside the first state, and tracing a function within another counts once
+    for each, so a column may exceed its stage.
 
     Args:
       launched: when the program was started (``time.time()``).
     """
 
     def __init__(self, launched: float) -> None:
-        self._last, self._thread = launched, threading.get_ident()
+        self._last = launched
         self._heard: defaultdict[str, float] = defaultdict(float)
         self.stages: list[Stage] = []
         jax.monitoring.register_event_duration_secs_listener(self._hear)
@@ -66,7 +66,7 @@ class Timings:
         return "\n".join(lines)
 
     def _hear(self, event: str, duration_secs: float, **_: str | int) -> None:
-        if event in PARTS and threading.get_ident() == self._thread:
+        if event in PARTS:
             self._heard[PARTS[event]] += duration_secs
 
 
