@@ -100,7 +100,7 @@ def recipe(data: str, tune: bool) -> ConfigDict:
         config.data.update(splits="gem", subset_per_class=50, val_fraction=0.0)
         config.data.val_per_class = 20 if tune else 0
         if data == "fashion_mnist":
-            config.data.update(source=data, mean=(0.286,) * 3, std=(0.353,) * 3)
+            config.data.update(compare_limited.FASHION)
         config.phase1.update(light_share=0.0, clip_norm=0.0)
     first, second = EPOCHS[data]
     long = {"patience": first + second}  # Phases run to their ends.

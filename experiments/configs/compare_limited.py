@@ -1,12 +1,14 @@
-"""CIFAR-10 with few images a class: CXV as a pyramid and as published, beside four others.
+"""Few images a class: CXV as a pyramid and as published, beside four others.
 
 Systems of 0.14 M parameters (within 3 %), each with the learning rate that was best for it; one is
 ``cxv_nano`` without attention, its parameters spent on width.
 The splits are those of limited-data benchmarks (``data.splits="gem"``): seed ``i`` trains split
 ``i``, on all of its images; test is read once, with the last weights. The rates are chosen on split
-0 alone: 60 % of its images train, 40 % validate, the same ``TRIALS`` for every system.
+0 alone: 60 % of its images train, 40 % validate, the same ``TRIALS`` for every system. Fashion-MNIST
+takes CIFAR-10's rates.
 
-Variants: ``compare_limited.py:IMAGES[,tune][,SYSTEM...]``, ``IMAGES`` a class: 10, 50, 100 or 500.
+Variants: ``compare_limited.py:IMAGES[,fashion_mnist][,tune][,SYSTEM...]``, ``IMAGES`` a class: 10,
+50, 100 or 500, of CIFAR-10 if not of Fashion-MNIST.
 Command: ``python -m experiments.compare --config=experiments/configs/compare_limited.py:50
 --config.data.data_dir=FOLDER --workdir=docs/results/limited_data/50`` with CIFAR-10 in FOLDER.
 Hardware, time, accuracy: docs/results/limited_data.
@@ -32,6 +34,11 @@ NO_DROPOUT: dict[str, Any] = {
     "cltv": {"dropout": 0.0},
     "cct": {"attention_dropout": 0.0, "drop_path": 0.0},
 }
+FASHION: dict[str, Any] = {
+    "source": "fashion_mnist",
+    "mean": (0.286,) * 3,
+    "std": (0.353,) * 3,
+}
 EPOCHS = {10: 200, 50: 100, 100: 60, 500: 20}
 Trial = tuple[float, int]  # Learning rate, batch size.
 TRIALS: dict[int, tuple[Trial, ...]] = {
@@ -52,8 +59,8 @@ def get_config(variant: str = "50") -> ConfigDict:
     images, *words = variant.split(",")
     if images not in (known := [str(n) for n in EPOCHS]):
         raise InputError(f"unknown number of images {images!r}{nearest(images, known)}")
-    count, tune = int(images), "tune" in words
-    only = [word for word in words if word != "tune"] or list(SYSTEMS)
+    count, tune, fashion = int(images), "tune" in words, FASHION["source"] in words
+    only = [word for word in words if word not in ("tune", FASHION["source"])] or list(SYSTEMS)
     systems, training = {}, {}
     for name in only:
         chosen = CHOSEN.get(count, {}).get(name, (2e-3, min(25, count)))  # If it was not tuned.
@@ -64,6 +71,8 @@ def get_config(variant: str = "50") -> ConfigDict:
             systems[label] = SYSTEMS.get(name, {}) | NO_DROPOUT.get(name, {})
             training[label] = {"phase1": {"learning_rate": rate}, "batch_size": batch}
     config = compare(recipe(count, tune), systems)
+    if fashion:
+        config.data.update(FASHION)
     config.training = ConfigDict(training)
     config.handoff, config.seeds = "without", (0,) if tune else (0, 1, 2)
     return config
