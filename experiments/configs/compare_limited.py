@@ -4,8 +4,8 @@ Systems of 0.14 M parameters (within 3 %), each with the learning rate that was 
 ``cxv_nano`` without attention, its parameters spent on width.
 The splits are those of limited-data benchmarks (``data.splits="gem"``): seed ``i`` trains split
 ``i``, on all of its images; test is read once, with the last weights. The rates are chosen on split
-0 alone: 60 % of its images train, 40 % validate, the same ``TRIALS`` for every system. Fashion-MNIST
-takes CIFAR-10's rates.
+0 alone: 60 % of its images train, 40 % validate, the same ``TRIALS`` for every system.
+Fashion-MNIST takes CIFAR-10's rates.
 
 Variants: ``compare_limited.py:IMAGES[,fashion_mnist][,tune][,SYSTEM...]``, ``IMAGES`` a class: 10,
 50, 100 or 500, of CIFAR-10 if not of Fashion-MNIST.
