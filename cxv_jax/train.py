@@ -197,10 +197,10 @@ def run_epoch(run: Run, report: Report, interrupt: Interrupt) -> None:
     """The steps of an epoch, or what is left of it; a signal ends the run with its state saved."""
     progress, loader = run.progress, run.session.train_loader
     update, rng = run.session.phases[progress.phase].update, run.session.rng
-    run.ahead.wait(progress.phase)
-    run.begin_epoch()
     total, done = loader.steps_per_epoch, progress.steps
     report.start_epoch(progress.phase, progress.epoch + 1, total, run.config.batch_size, done)
+    run.ahead.wait(progress.phase)
+    run.begin_epoch()
     late = None
     for count, feed in loader.epoch(progress.epoch, done):
         asked = distributed.agree(lambda: interrupt.signal)
