@@ -1,6 +1,5 @@
 """Performer attention (FAVOR+): positive orthogonal random features of the softmax kernel."""
 
-from functools import partial
 from typing import Literal
 
 import jax.numpy as jnp
@@ -65,30 +64,25 @@ def performer_attention(
     key_mask = check_arguments(query, key, value, bias, mask)
     if (nothing := without_tokens(query, key, value)) is not None:
         return nothing
-    projection, phi = projection.astype(jnp.float32), partial(_features, epsilon)
+    projection = projection.astype(jnp.float32)
     dtype, (query, key, value) = value.dtype, widened(query, key, value)
     tokens, whole_batch = (key, value, projection, key_mask), stabilizer == "batch"
-    context = favor.key_sums(phi, _scores, *tokens, whole_batch=whole_batch)  # S and z.
-    out = favor.query_products(phi, query, context.astype(value.dtype), projection)
+    context = favor.key_sums(_features, epsilon, _scores, *tokens, whole_batch=whole_batch)
+    context = context.astype(value.dtype)  # S and z.
+    out = favor.query_products(_features, epsilon, query, context, projection)
     return divide(*jnp.split(out, [value.shape[-1]], -1), value.dtype).astype(dtype)
 
 
 def _features(
-    epsilon: float,
-    x: Array,
-    projection: Array,
-    top: Array | None = None,
-    kept: Array | None = None,
+    x: Array, projection: Array, top: Array | None = None, kept: Array | None = None
 ) -> Array:
-    """``phi(x)`` in float32, 0 where a token is not ``kept``; ``top`` None: each token's own."""
+    """``phi(x) - epsilon`` in float32, 0 where a token is not ``kept``; no ``top``: its own."""
     y = _scaled(x)
     scores = y @ projection.T
     top = scores.max(-1, keepdims=True) if top is None else top
     exponent = scores - (0.5 * jnp.sum(y * y, -1, keepdims=True) + top)
-    if kept is None:
-        return jnp.exp(exponent) + epsilon
     # Not a product afterwards: a masked score may overflow.
-    return jnp.exp(jnp.where(kept, exponent, -jnp.inf)) + epsilon * kept
+    return jnp.exp(exponent if kept is None else jnp.where(kept, exponent, -jnp.inf))
 
 
 def _scores(x: Array, projection: Array) -> Array:

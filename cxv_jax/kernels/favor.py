@@ -3,6 +3,9 @@
 The features are computed again in the backward pass; on a CPU for a part of the tokens at a time,
 so that they stay in cache, and with rows added to the projection, so that loops over features end
 with whole vector registers. A GPU wants large products.
+
+What every feature has besides is taken out of the products, ``(f + c) B = f B + c sum_j B_j``: XLA
+would write an array of it, as large as the features, for every sum with them.
 """
 
 from collections.abc import Callable
@@ -25,6 +28,7 @@ Features = Callable[..., Array]
 
 def key_sums(
     phi: Features,
+    floor: float,
     scores: Scores,
     key: Array,
     value: Array,
@@ -33,13 +37,14 @@ def key_sums(
     *,
     whole_batch: bool,
 ) -> Array:
-    """``sum_m phi(k_m, top) [v_m, 1]^T`` in float32: the sums with the values and without, in one.
+    """``sum_m (phi(k_m, top) + floor) [v_m, 1]^T`` in float32: with the values and without, in one.
 
     ``top = max scores(k)`` over the features, tokens and heads of an example, or of all examples.
     Its gradient touches the one key that has it: the backward pass computes that row only.
 
     Args:
       phi: features; a function of arrays, without closed-over ones.
+      floor: what every feature of a key that counts has besides.
       scores: of which to take the largest; also such a function.
       key: ``[..., length, heads, dim]``.
       value: ``[..., length, heads, value_dim]``.
@@ -54,15 +59,19 @@ def key_sums(
     # No gradient: all that is used is an index.
     winner = as_first(find, *jax.lax.stop_gradient((heads_first(key), projection)), key_mask)
     # Around transposing and cutting too, or the parts would be kept besides the whole.
-    run = checkpoint(partial(_sums, False, phi, scores), cpu=partial(_sums, True, phi, scores))
+    given = (phi, floor, scores)
+    run = checkpoint(partial(_sums, False, *given), cpu=partial(_sums, True, *given))
     return run(key, value, projection, winner, key_mask)
 
 
-def query_products(phi: Features, query: Array, context: Array, projection: Array) -> Array:
-    """``phi(q_n) context`` in float32.
+def query_products(
+    phi: Features, floor: float, query: Array, context: Array, projection: Array
+) -> Array:
+    """``(phi(q_n) + floor) context`` in float32.
 
     Args:
       phi: as in :func:`key_sums`.
+      floor: what every feature has besides.
       query: ``[..., length, heads, dim]``.
       context: ``[..., heads, features, width]``.
       projection: ``[features, dim]``.
@@ -70,7 +79,8 @@ def query_products(phi: Features, query: Array, context: Array, projection: Arra
     Returns:
       ``[..., length, heads, width]``.
     """
-    run = checkpoint(partial(_products, False, phi), cpu=partial(_products, True, phi))
+    given = (phi, floor)
+    run = checkpoint(partial(_products, False, *given), cpu=partial(_products, True, *given))
     return run(query, context, projection)
 
 
@@ -97,6 +107,7 @@ def _best(in_parts: bool, scores: Scores, k: Array, projection: Array) -> Array:
 def _sums(
     in_parts: bool,
     phi: Features,
+    floor: float,
     scores: Scores,
     key: Array,
     value: Array,
@@ -112,7 +123,9 @@ def _sums(
     def add(part: Any) -> Array:
         k, v, kept = part
         v = jnp.concatenate([v, jnp.ones((*v.shape[:-1], 1), v.dtype)], -1)
-        return product("...nj,...ne->...je", phi(k, p, top, kept).astype(v.dtype), v)
+        sums = product("...nj,...ne->...je", phi(k, p, top, kept).astype(v.dtype), v)
+        counted = v if kept is None else jnp.where(kept, v, 0)
+        return sums + floor * counted.sum(-2, keepdims=True, dtype=jnp.float32)
 
     tokens = (k, heads_first(value), None if key_mask is None else key_mask[..., None])
     if not in_parts:
@@ -125,13 +138,14 @@ def _sums(
 
 
 def _products(
-    in_parts: bool, phi: Features, query: Array, context: Array, projection: Array
+    in_parts: bool, phi: Features, floor: float, query: Array, context: Array, projection: Array
 ) -> Array:
+    ground = floor * context.sum(-2, keepdims=True, dtype=jnp.float32)
     q, p = heads_first(query), _whole_vectors(projection) if in_parts else projection
     context = pad(context, -2, 0, p.shape[0] - context.shape[-2])
 
     def read(q: Array) -> Array:
-        return product("...nj,...je->...ne", phi(q, p).astype(context.dtype), context)
+        return product("...nj,...je->...ne", phi(q, p).astype(context.dtype), context) + ground
 
     return heads_first(_join(jax.lax.map(_again(read), _cut(q))) if in_parts else read(q))
 
