@@ -1,10 +1,11 @@
 """CIFAR-10 (50,000 + 10,000 images of 32x32): the paper's first table.
 
 Variants: ``cifar10.py:MODEL[,RECIPE]``, e.g. ``:cpv`` (paper, 94.46 %, arXiv 2201.10271), ``:cnv``,
-``:cltv``, ``:cpv,strong``; any model of ``cxv_jax.models`` may stand there.
+``:cltv``, ``:cpv,strong``, ``:cxv_small,fast``; any model of ``cxv_jax.models`` may stand there.
 Command: ``python -m experiments.train --config=experiments/configs/cifar10.py:cpv
 --config.data.data_dir=FOLDER`` with the official archive or its folder in FOLDER.
-Hardware, time, accuracy: unmeasured at the published size; small sizes in docs/results.
+Hardware, time, accuracy: ``:cxv_small,fast`` in docs/results/cifar10_fast; unmeasured at the published
+size, small sizes in docs/results.
 """
 
 from ml_collections import ConfigDict

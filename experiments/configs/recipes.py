@@ -55,13 +55,13 @@ def small(config: ConfigDict) -> ConfigDict:
 
 
 def fast(config: ConfigDict) -> ConfigDict:
-    """For a whole data set in about two hours of a CPU: flip and crop, 25 epochs, a cosine to zero.
+    """For a whole data set in about two hours of one core: flip and crop, 25 epochs, a cosine.
 
     So short a run underfits: it has no policy, mixing, stochastic depth or average of weights. One
     phase, and its last weights.
     """
     modern(config, drop_path=0.0, weight_decay=0.05)
-    config.batch_size, config.data.val_fraction = 64, 0.04  # For the curve; nothing is chosen.
+    config.batch_size, config.data.val_fraction = 64, 0.04  # For predict's temperature alone.
     config.phase1.update(epochs=25, patience=25, warmup_epochs=2, learning_rate=3e-3)
     config.phase1.augment.policy, config.phase1.light_share = "none", 0.0
     config.phase2.epochs, config.selection = 0, "last"
