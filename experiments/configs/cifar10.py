@@ -4,8 +4,8 @@ Variants: ``cifar10.py:MODEL[,RECIPE]``, e.g. ``:cpv`` (paper, 94.46 %, arXiv 22
 ``:cltv``, ``:cpv,strong``, ``:cxv_small,fast``; any model of ``cxv_jax.models`` may stand there.
 Command: ``python -m experiments.train --config=experiments/configs/cifar10.py:cpv
 --config.data.data_dir=FOLDER`` with the official archive or its folder in FOLDER.
-Hardware, time, accuracy: ``:cxv_small,fast`` in docs/results/cifar10_fast; unmeasured at the published
-size, small sizes in docs/results.
+Hardware, time, accuracy: docs/results/cifar10_fast for ``:cxv_small,fast``; unmeasured at the
+published size, small sizes in docs/results.
 """
 
 from ml_collections import ConfigDict
