@@ -67,9 +67,8 @@ def performer_attention(
     projection = projection.astype(jnp.float32)
     dtype, (query, key, value) = value.dtype, widened(query, key, value)
     tokens, whole_batch = (key, value, projection, key_mask), stabilizer == "batch"
-    context = favor.key_sums(_features, epsilon, _scores, *tokens, whole_batch=whole_batch)
-    context = context.astype(value.dtype)  # S and z.
-    out = favor.query_products(_features, epsilon, query, context, projection)
+    sums = favor.key_sums(_features, epsilon, _scores, *tokens, whole_batch=whole_batch)  # S, z.
+    out = favor.query_products(_features, epsilon, query, sums.astype(value.dtype), projection)
     return divide(*jnp.split(out, [value.shape[-1]], -1), value.dtype).astype(dtype)
 
 
