@@ -177,7 +177,7 @@ class Run:
         if latest is None:
             start = self._start()
             if jax.process_count() == 1:
-                self.session.compile_first(self.ahead, Phase.ONE)
+                self.session.compile_first(self.ahead)
             begun = self.session.phases[Phase.ONE].begin(start.arrays)
             return begun, Progress(begun_with=list(start.told))
         meta = self._meta(latest)

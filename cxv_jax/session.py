@@ -131,16 +131,12 @@ class Session:
         """Exact results of a model's variables over a whole split."""
         return self._evaluator(variables, self.loader(split))
 
-    def compile_first(self, ahead: Ahead, phase: Phase) -> None:
-        """Let the update of ``phase`` compile while its first state is made; not if images stream.
-
-        Args:
-          ahead: compiles.
-          phase: the first one of a new run.
-        """
+    def compile_first(self, ahead: Ahead) -> None:
+        """Let a new run's update compile while its first state is made; not if images stream."""
         if isinstance(self.train_loader, ResidentLoader):
-            _, feed = next(self.train_loader.epoch(0))
-            ahead.compile(phase, partial(self.phases[phase].lower, feed))
+            first, (_, feed) = self.phases[Phase.ONE], next(self.train_loader.epoch(0))
+            _ = first.template  # Once, or both threads would trace it.
+            ahead.compile(Phase.ONE, partial(first.lower, feed))
 
     def compile_ahead(self, ahead: Ahead, phase: Phase, feed: Any) -> None:
         """Let what comes after the first steps of ``phase`` compile: evaluation, the next phase.

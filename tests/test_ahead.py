@@ -53,7 +53,7 @@ def test_a_run_asks_for_both_and_waits(tmp_path: Path, monkeypatch: pytest.Monke
 
 def test_the_first_update_compiles_while_the_state_is_made() -> None:
     session, ahead, seen = Session.of(tiny_config("cltv")), Ahead(), compilations()
-    session.compile_first(ahead, Phase.ONE)
+    session.compile_first(ahead)
     loader, state, rng = session.train_loader, session.phases[Phase.ONE].begin(), session.rng
     feed = next(iter(loader.epoch(0)))[1]
     ahead.wait(Phase.ONE)

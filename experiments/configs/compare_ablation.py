@@ -14,8 +14,7 @@ Hardware, time, accuracy: docs/results/ablation.
 
 from ml_collections import ConfigDict
 
-from cxv_jax.errors import InputError
-from experiments.configs import cifar10, compare_limited
+from experiments.configs import compare_limited
 from experiments.configs.comparison import Systems, compare
 
 FULL_STEM = {"stem_strides": (1, 1), "strides": (2, 2)}
@@ -51,18 +50,15 @@ SYSTEMS: Systems = {
 }
 
 
-EPOCHS = {50: 100, 100: 60}
+IMAGES = (50, 100)
 
 
 def get_config(variant: str = "100") -> ConfigDict:
     images, *only = variant.split(",")
-    if images not in (known := [str(n) for n in EPOCHS]):
-        raise InputError(f"unknown number of images {images!r}; choose from {', '.join(known)}")
-    recipe, count = cifar10.get_config("cxv_nano,small"), int(images)
-    recipe.batch_size = 25
-    recipe.data.update(splits="gem", subset_per_class=count + 400, val_per_class=400)
-    recipe.data.val_fraction, epochs = 0.0, EPOCHS[count]
-    recipe.phase1.update(epochs=epochs, warmup_epochs=epochs // 20, learning_rate=2e-3)
+    count = compare_limited.number(images, IMAGES)
+    recipe = compare_limited.recipe(count, tune=False)
+    recipe.batch_size, recipe.phase1.learning_rate = 25, 2e-3
+    recipe.data.update(subset_per_class=count + 400, val_per_class=400)
     config = compare(recipe, SYSTEMS, ",".join(only))
     large = {name: {"batch_size": 50} for name in config.systems if name.endswith("batch_50")}
     config.training = ConfigDict(large)

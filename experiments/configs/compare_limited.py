@@ -14,6 +14,7 @@ Command: ``python -m experiments.compare --config=experiments/configs/compare_li
 Hardware, time, accuracy: docs/results/limited_data.
 """
 
+from collections.abc import Iterable
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -57,9 +58,7 @@ CHOSEN: dict[int, dict[str, Trial]] = {
 
 def get_config(variant: str = "50") -> ConfigDict:
     images, *words = variant.split(",")
-    if images not in (known := [str(n) for n in EPOCHS]):
-        raise InputError(f"unknown number of images {images!r}{nearest(images, known)}")
-    count, tune, fashion = int(images), "tune" in words, FASHION["source"] in words
+    count, tune, fashion = number(images, EPOCHS), "tune" in words, FASHION["source"] in words
     only = [word for word in words if word not in ("tune", FASHION["source"])] or list(SYSTEMS)
     systems, training = {}, {}
     for name in only:
@@ -76,6 +75,13 @@ def get_config(variant: str = "50") -> ConfigDict:
     config.training = ConfigDict(training)
     config.handoff, config.seeds = "without", (0,) if tune else (0, 1, 2)
     return config
+
+
+def number(images: str, known: Iterable[int]) -> int:
+    """How many images a class a variant names, which must be one of ``known``."""
+    if images not in (words := [str(n) for n in known]):
+        raise InputError(f"unknown number of images {images!r}{nearest(images, words)}")
+    return int(images)
 
 
 def recipe(images: int, tune: bool) -> ConfigDict:
